@@ -1,0 +1,94 @@
+"""The proposer without an LLM: draws a parent, edits its program, and refuses what was proposed before."""
+
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from asiarch.agents.grammar.describe import program_name
+from asiarch.agents.grammar.edits import Change, cross, draw_change
+from asiarch.agents.grammar.emit import emit
+from asiarch.agents.grammar.program import MixerProgram, from_spec, is_spec, to_spec
+from asiarch.agents.novelty import fingerprint
+from asiarch.agents.policy import ParentPolicy
+from asiarch.agents.proposer import KnownCandidate, NothingNew, Proposal
+
+_EDIT_COUNTS = (0.7, 0.2, 0.1)  # how likely one, two, three edits are
+_CROSSOVER = 0.15  # how likely an edit takes a part of a reference, where there is one
+_ATTEMPTS = 200
+_ATTEMPTS_FOR_MORE = 20  # after so many duplicates, every proposal gets an edit more
+
+
+@dataclass(frozen=True)
+class GrammarProposer:
+    """Typed edits of a parent's program; the parent and the references for crossover come from the policy."""
+
+    policy: ParentPolicy
+    name: str = "grammar"
+
+    def propose(
+        self, known: Sequence[KnownCandidate], rng: np.random.Generator, seen: Container[str]
+    ) -> Proposal:
+        """Propose a program that is new by fingerprint, and whose spec none of the known has.
+
+        Raises NothingNew when no known candidate is a program of this grammar, or every attempt gave a
+        duplicate.
+        """
+        own = [candidate for candidate in known if is_spec(candidate.spec)]
+        programs = {candidate.id: from_spec(candidate.spec) for candidate in own}
+        taken = set(programs.values())
+        for attempt in range(_ATTEMPTS):
+            parent = self.policy.parent(own, rng)
+            if parent is None:
+                raise NothingNew("no known candidate with a grammar program can be a parent")
+            count = 1 + int(rng.choice(len(_EDIT_COUNTS), p=_EDIT_COUNTS)) + attempt // _ATTEMPTS_FOR_MORE
+            references = [(one.name, programs[one.id]) for one in self.policy.references(own, rng, count)]
+            program, edits = _edited(programs[parent.id], count, references, rng)
+            if program in taken:
+                continue
+            motivation = _motivation(parent.name, [change for _, change in edits])
+            source = emit(program, motivation)
+            if fingerprint(source) in seen:
+                continue
+            return Proposal(
+                program=source,
+                name=program_name(program),
+                motivation=motivation,
+                parent=parent.id,
+                edits=tuple(name for name, _ in edits),
+                proposer=self.name,
+                spec=to_spec(program),
+                saw=tuple(candidate.id for candidate in own if candidate.has_result),
+            )
+        raise NothingNew(f"{_ATTEMPTS} edited programs in a row had all been proposed before")
+
+
+def _edited(
+    program: MixerProgram,
+    count: int,
+    references: Sequence[tuple[str, MixerProgram]],
+    rng: np.random.Generator,
+) -> tuple[MixerProgram, list[tuple[str, Change]]]:
+    """`count` edits in a row, none of which leads back to a program already passed."""
+    passed, edits = [program], []
+    while len(edits) < count:
+        name, change = _change(passed[-1], references, rng)
+        if change.program in passed:
+            continue
+        passed.append(change.program)
+        edits.append((name, change))
+    return passed[-1], edits
+
+
+def _change(
+    program: MixerProgram, references: Sequence[tuple[str, MixerProgram]], rng: np.random.Generator
+) -> tuple[str, Change]:
+    if references and rng.random() < _CROSSOVER:
+        name, other = references[int(rng.integers(len(references)))]
+        if crossed := cross(program, other, name):
+            return "cross", crossed[int(rng.integers(len(crossed)))]
+    return draw_change(program, rng)
+
+
+def _motivation(parent: str, changes: Sequence[Change]) -> str:
+    return "\n".join([f"Made from {parent}.", *(f"{change.what} {change.why}" for change in changes)])

@@ -1,0 +1,1 @@
+"""The command line, the campaign loop, jobs, training and data."""

@@ -1,0 +1,282 @@
+"""The head's loop: take in what trials left, decide, act, write each step to the journal.
+
+Every action first leaves its files, then its journal line. A head that is killed between the two finds the
+files, or repeats an action that is safe to repeat; see `Jobs` for submissions.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import time
+from types import FrameType
+from typing import Any
+
+from asiarch.agents.proposer import NothingNew
+from asiarch.hpc.check import run_check
+from asiarch.hpc.config import CampaignConfig
+from asiarch.hpc.data import open_dataset
+from asiarch.hpc.failures import RETRIED, read_failure
+from asiarch.hpc.head_log import HeadLog
+from asiarch.hpc.jobs import Jobs, TrialId
+from asiarch.hpc.journal import Journal, read_journal
+from asiarch.hpc.layout import RunLayout
+from asiarch.hpc.progress import read_progress
+from asiarch.hpc.proposals import ProposalStore
+from asiarch.hpc.publish import current_ranking, publish_results
+from asiarch.hpc.schedule import (
+    CheckProgram,
+    Finish,
+    Promote,
+    Propose,
+    Scheduler,
+    StopEarly,
+    Submit,
+)
+from asiarch.hpc.state import CampaignState, Candidate, Trial
+from asiarch.models.check.settings import CheckSettings
+from asiarch.models.errors import UserError
+from asiarch.results.ranking import write_ranking
+from asiarch.results.schema import read_trial
+from asiarch.results.trial import BadResult, TrialKey
+
+POLL_S = 0.2
+STOP_PATIENCE_S = 30.0
+
+
+class Head:
+    """One head at work on one campaign, whose journal it holds."""
+
+    def __init__(self, run: RunLayout, config: CampaignConfig, journal: Journal, log: HeadLog) -> None:
+        self._run = run
+        self._config = config
+        self._journal = journal
+        self._log = log
+        self.state = CampaignState.replay(read_journal(run.root))
+        self._scheduler = Scheduler(config)
+        self._proposals = ProposalStore(run, config)
+        self._jobs = Jobs(run, config)
+        self._stop_reason = ""
+
+    def work(self) -> bool:
+        """Run the campaign to its end; False where a signal stopped it first.
+
+        Raises:
+            UserError: the reference baseline failed, so nothing can be compared.
+        """
+        self._listen()
+        self._record("head_started", pid=os.getpid(), host=socket.gethostname())
+        try:
+            while not self.state.finished and not self._stop_reason:
+                if not self._step():
+                    time.sleep(POLL_S)
+        except BaseException as error:
+            self._leave(f"{type(error).__name__}: {error}")
+            raise
+        self._leave(self._stop_reason or "finished")
+        return self.state.finished
+
+    def _step(self) -> bool:
+        """Do what can be done now; False where there was nothing."""
+        self._need_reference()
+        collected = self._collect()
+        action = self._scheduler.next_action(self.state)
+        if action is not None:
+            # one overload for each kind of action, by its name
+            getattr(self, f"_do_{type(action).__name__}")(action)
+        self._log.show_running(self.state, self._run)
+        return collected or action is not None
+
+    # -- what trials left behind -------------------------------------------------------------------------
+
+    def _collect(self) -> bool:
+        found = False
+        for candidate in self.state.unsettled:
+            for (rung, seed), trial in list(candidate.trials.items()):
+                if trial.status == "submitted":
+                    found |= self._collect_trial((candidate.id, rung, seed), trial)
+        return found
+
+    def _collect_trial(self, key: TrialId, trial: Trial) -> bool:
+        layout = self._run.trial(*key)
+        # asked before the files are: a trial that ends in between is seen with its files at the next look
+        alive = self._jobs.alive(key)
+        if layout.result.exists():
+            self._take_result(key, trial)
+        elif (failure := read_failure(layout.failure)) is not None:
+            self._take_failure(key, trial, *failure)
+        elif not alive:
+            self._take_failure(key, trial, "killed", "the process is gone and left no result")
+        elif self._over_time(key):
+            self._jobs.stop([key], patience_s=1.0)
+            self._take_failure(key, trial, "time_limit", f"not done after {self._config.trial.timeout} s")
+        else:
+            return False
+        return True
+
+    def _over_time(self, key: TrialId) -> bool:
+        progress = read_progress(self._run.trial(*key).progress)
+        return progress is not None and time.time() - progress.started > self._config.trial.timeout
+
+    def _take_result(self, key: TrialId, trial: Trial) -> None:
+        path = self._run.trial(*key).result
+        try:
+            record = read_trial(path)
+            if record.key != TrialKey(*key):
+                raise BadResult(f"it says that it is {record.key}")
+            summary = record.summary()
+        except BadResult as error:
+            self._take_failure(key, trial, "bad_result", error.reason)
+            return
+        seconds = {
+            "elapsed": record.elapsed_s,
+            "startup": record.startup_s,
+            "training": record.training_s,
+            "evaluation": record.evaluation_s,
+            "gpu_hours": record.gpu_hours,
+        }
+        self._record("trial_finished", **_names(key), summary=summary.to_json(), seconds=seconds)
+        self._after_trial(key[0])
+
+    def _take_failure(self, key: TrialId, trial: Trial, cause: str, detail: str) -> None:
+        # a trial of a head before this one was stopped with it, most likely: not its own fault
+        counts = 1 if self._jobs.known(key) else 0
+        again = cause in RETRIED and trial.restarts + counts <= self._config.trial.max_restarts
+        if again:
+            self._set_aside(key, trial.restarts)
+            self._record("trial_interrupted", **_names(key), cause=cause, detail=detail, counts=counts)
+        else:
+            self._record("trial_failed", **_names(key), cause=cause, detail=detail)
+            self._after_trial(key[0])
+
+    def _set_aside(self, key: TrialId, restarts: int) -> None:
+        layout = self._run.trial(*key)
+        for path in (layout.result, layout.failure):
+            if path.exists():
+                path.rename(path.with_name(f"{path.stem}-try{restarts}{path.suffix}"))
+
+    def _after_trial(self, number: int) -> None:
+        candidate = self.state.candidates[number]
+        if candidate.settled:
+            self._tidy(candidate)
+            write_ranking(current_ranking(self._run, self.state), self._run.root)
+
+    def _need_reference(self) -> None:
+        reference = self.state.candidates.get(0)
+        if reference is not None and reference.status in ("failed", "refused"):
+            raise UserError(
+                f"the reference {reference.name} has no result ({reference.reason}), so nothing can be compared "
+                f"with it; see: asiarch-hpc logs 0 --run {self._run.root}"
+            )
+
+    def _tidy(self, candidate: Candidate) -> None:
+        """Drop the checkpoints that nothing continues from; those of the last rung stay."""
+        for rung, seed in candidate.trials:
+            layout = self._run.trial(candidate.id, rung, seed)
+            shutil.rmtree(layout.recall, ignore_errors=True)
+            if rung < candidate.rung:
+                shutil.rmtree(layout.checkpoint, ignore_errors=True)
+
+    # -- what the scheduler decided ----------------------------------------------------------------------
+
+    def _do_Propose(self, action: Propose) -> None:
+        try:
+            stored = self._proposals.make(action.candidate, action.known, self.state)
+        except NothingNew as error:
+            self._record("budget_reached", reason=f"no new program: {error}")
+            return
+        proposal = stored.proposal
+        self._record(
+            "proposed",
+            candidate=action.candidate,
+            name=proposal.name,
+            proposer=proposal.proposer,
+            parent=proposal.parent,
+            edits=list(proposal.edits),
+            fingerprint=stored.fingerprint,
+            saw=list(proposal.saw),
+            baseline=action.candidate < len(self._config.baselines),
+        )
+
+    def _do_CheckProgram(self, action: CheckProgram) -> None:
+        report = run_check(
+            self._run.program(action.candidate),
+            self._check_settings(),
+            timeout_s=self._config.check.timeout,
+            memory_gb=self._config.check.memory_gb,
+            report_path=self._run.check(action.candidate),
+        )
+        if report.accepted:
+            self._record("accepted", candidate=action.candidate, seconds=round(report.seconds, 2))
+            return
+        refused = [check for check in report.checks if not check.passed]
+        self._record(
+            "refused",
+            candidate=action.candidate,
+            checks=[check.name for check in refused],
+            reason=f"{refused[0].name}: {refused[0].message}",
+        )
+        self._after_trial(action.candidate)
+
+    def _check_settings(self) -> CheckSettings:
+        model = self._config.model
+        return CheckSettings(
+            hidden_size=model.hidden_size,
+            num_heads=model.num_heads,
+            layers=model.layers,
+            vocab_size=open_dataset(self._run.dataset(self._config)).manifest.vocab_size,
+            reference=model.match_parameters_to,
+            seed=self._config.seed,
+        )
+
+    def _do_Submit(self, action: Submit) -> None:
+        jobs = self._jobs.submit(action.candidate, action.rung, action.seeds)
+        self._record(
+            "submitted", candidate=action.candidate, rung=action.rung, seeds=list(action.seeds), jobs=jobs
+        )
+
+    def _do_Promote(self, action: Promote) -> None:
+        self._record("promoted", candidate=action.candidate, rung=action.rung)
+
+    def _do_StopEarly(self, action: StopEarly) -> None:
+        self._record("stopped_early", candidate=action.candidate, rung=action.rung, reason=action.reason)
+        self._after_trial(action.candidate)
+
+    def _do_Finish(self, action: Finish) -> None:
+        self._record("campaign_finished")
+
+    # -- coming and going --------------------------------------------------------------------------------
+
+    def _record(self, event: str, **fields: Any) -> None:
+        record = self._journal.append(event, **fields)
+        self.state.apply(record)
+        self._log.event(record, self.state)
+
+    def _listen(self) -> None:
+        signal.signal(signal.SIGINT, self._on_signal)
+        signal.signal(signal.SIGTERM, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._stop_reason:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a third Ctrl-C ends the head at once
+        self._stop_reason = signal.Signals(number).name
+        self._log.stopping(self._stop_reason)
+
+    def _leave(self, reason: str) -> None:
+        if self._config.executor == "local":
+            self._jobs.stop(
+                [
+                    (candidate.id, rung, seed)
+                    for candidate in self.state.unsettled
+                    for (rung, seed), trial in candidate.trials.items()
+                    if trial.status == "submitted"
+                ],
+                STOP_PATIENCE_S,
+            )
+        publish_results(self._run, self.state)
+        self._record("head_stopped", reason=reason)
+        self._log.close()
+
+
+def _names(key: TrialId) -> dict[str, int]:
+    return dict(zip(("candidate", "rung", "seed"), key, strict=True))

@@ -1,0 +1,114 @@
+"""`asiarch-hpc ranking`: who leads, by how much, and whether that is more than noise."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from rich.table import Table
+
+from asiarch.hpc.cli.options import console, json_option, run_option
+from asiarch.hpc.journal import read_journal
+from asiarch.hpc.layout import RunLayout, find_run
+from asiarch.hpc.publish import current_ranking
+from asiarch.hpc.state import CampaignState
+from asiarch.results.ranking import Ranking, RankingRow
+
+
+@click.command()
+@run_option
+@json_option
+@click.option("-n", "--limit", default=20, show_default=True, help="How many rows.")
+def ranking(run_dir: Path | None, as_json: bool, limit: int) -> None:
+    """Rank the candidates that have results. Only reads; works while a campaign runs and after."""
+    layout = find_run(run_dir)
+    if as_json:
+        state = CampaignState.replay(read_journal(layout.root))
+        click.echo(json.dumps(current_ranking(layout, state).to_json(), indent=1))
+    else:
+        print_ranking(layout, limit)
+
+
+def print_ranking(layout: RunLayout, limit: int) -> None:
+    """The ranking as a table, with a legend that says how to read it."""
+    state = CampaignState.replay(read_journal(layout.root))
+    table = current_ranking(layout, state)
+    if not table.rows:
+        click.echo("no candidate has all its seeds yet; see: asiarch-hpc status")
+        return
+    reference = state.candidates[table.reference].name
+    output = console()
+    output.print(ranking_table(table.rows[:limit], reference))
+    output.print(legend(table, reference), soft_wrap=True)
+    significant = [row for row in table.rows if row.significant]
+    output.print(_verdict(significant, reference, layout), soft_wrap=True, markup=False)
+
+
+def ranking_table(rows: Sequence[RankingRow], reference: str) -> Table:
+    """One row a candidate; losses in nats a token."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name, justify in (
+        ("rank", "right"),
+        ("id", "left"),
+        ("name", "left"),
+        ("rung", "right"),
+        ("test loss +-sd", "right"),
+        (f"vs {reference} (95% interval)", "left"),
+        ("p adj.", "right"),
+        ("fitness", "right"),
+        ("recall", "right"),
+        ("tokens/s", "right"),
+        ("parameters", "right"),
+        ("origin", "left"),
+    ):
+        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for row in rows:
+        table.add_row(*_cells(row))
+    return table
+
+
+def _cells(row: RankingRow) -> tuple[str, ...]:
+    deviation = "" if row.test_loss_sd is None else f" +-{row.test_loss_sd:.4f}"
+    return (
+        str(row.rank),
+        f"{row.candidate:04d}",
+        row.name,
+        str(row.rung),
+        f"{row.test_loss:.4f}{deviation}",
+        _difference(row),
+        "" if row.p_adjusted is None else f"{row.p_adjusted:.4f}",
+        f"{row.fitness:.3f}",
+        "" if row.recall is None else f"{row.recall:.3f}",
+        f"{row.tokens_per_s / 1000:.1f}k",
+        f"{row.parameters:,}",
+        row.origin,
+    )
+
+
+def _difference(row: RankingRow) -> str:
+    if row.difference is None:
+        return "(reference)"
+    if row.low is None or row.high is None:
+        return f"{row.difference:+.4f}"
+    mark = " *" if row.significant else ""
+    return f"{row.difference:+.4f} \\[{row.low:+.4f}, {row.high:+.4f}]{mark}"
+
+
+def legend(table: Ranking, reference: str) -> str:
+    """What the columns mean, in three lines."""
+    return (
+        f"vs {reference}: difference of the test loss, paired over {len(table.seeds)} seeds, with its 95% interval "
+        "(lower is better).\n"
+        f"*: adjusted p < {table.alpha:g} (Benjamini-Hochberg over all {table.family_size} candidates with results). "
+        "Validation text and recall chose; the test text chose nothing.\n"
+        "fitness: mean of the loss part and the recall part"
+        + (", no judge took part." if table.judge == "none" else " and the judge's.")
+    )
+
+
+def _verdict(significant: Sequence[RankingRow], reference: str, layout: RunLayout) -> str:
+    if not significant:
+        return f"\nNo candidate beats {reference} beyond noise so far."
+    lines = [f"\n{len(significant)} beat {reference} beyond noise:"]
+    lines += [f"  {row.candidate:04d}  {layout.root / row.path}" for row in significant]
+    return "\n".join(lines)

@@ -1,0 +1,106 @@
+"""`asiarch-hpc run`: start a campaign, or go on with one."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from asiarch.hpc.cli.options import run_option
+from asiarch.hpc.code_version import code_version
+from asiarch.hpc.config import CampaignConfig, config_hash, freeze, load_config
+from asiarch.hpc.layout import RunLayout, find_run
+from asiarch.models.errors import UserError
+from asiarch.results.files import atomic_write_text
+
+
+@click.command()
+@click.argument("config", required=False, type=click.Path(path_type=Path))
+@run_option
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value of CONFIG, as in seed=1.")
+def run(config: Path | None, run_dir: Path | None, overrides: tuple[str, ...]) -> None:
+    """Start the campaign of CONFIG in runs/NAME (or --run DIR), or go on where it stopped.
+
+    The same command goes on after a Ctrl-C, a crash or a kill. Exit code 0: the campaign is finished; 3: it was
+    stopped by a signal and can go on; 2: it cannot run, and the message says why.
+    """
+    layout, settings = _open_campaign(config, run_dir, overrides)
+    # no child of ours may find the checkout's folders under their bare names
+    os.environ["PYTHONSAFEPATH"] = "1"
+    os.chdir(layout.root)
+    finished = _work(layout, settings)
+    again = f"asiarch-hpc run --run {layout.root}"
+    if finished:
+        _say_results(layout, settings)
+    else:
+        click.echo(f"stopped; nothing is lost. Go on with: {again}")
+        raise SystemExit(3)
+
+
+def _open_campaign(
+    config: Path | None, run_dir: Path | None, overrides: tuple[str, ...]
+) -> tuple[RunLayout, CampaignConfig]:
+    if config is None:
+        if overrides:
+            raise UserError("--set changes a new campaign's CONFIG; a campaign that runs keeps its own")
+        layout = find_run(run_dir)
+        return layout, load_config(layout.config)
+    asked = load_config(config, overrides)
+    layout = RunLayout((run_dir or Path("runs") / asked.name).resolve())
+    if not layout.config.exists():
+        layout.root.mkdir(parents=True, exist_ok=True)
+        atomic_write_text(layout.config, freeze(asked))
+    frozen = load_config(layout.config)
+    if frozen != asked:
+        raise UserError(
+            f"{layout.root} holds a campaign with other settings than {config}: go on with it by "
+            f"`asiarch-hpc run --run {layout.root}`, or give the new one another name or --run DIR"
+        )
+    return layout, frozen
+
+
+def _work(layout: RunLayout, config: CampaignConfig) -> bool:
+    # imported here: a wrong CONFIG should be refused at once
+    from asiarch.hpc.campaign import Head
+    from asiarch.hpc.head_log import HeadLog
+    from asiarch.hpc.journal import Journal, read_journal
+    from asiarch.hpc.schedule import Scheduler
+
+    with Journal(layout.root) as journal:
+        started = read_journal(layout.root)
+        if started and started[-1]["event"] == "head_stopped" and started[-1]["reason"] == "finished":
+            return True
+        _prepare_data(layout, config)
+        if not started:
+            journal.append(
+                "campaign_started",
+                name=config.name,
+                seeds=list(range(config.seeds)),
+                rungs=len(config.rungs),
+                config_hash=config_hash(config),
+                code_version=code_version(),
+            )
+        log = HeadLog(Scheduler(config).total)
+        return Head(layout, config, journal, log).work()
+
+
+def _prepare_data(layout: RunLayout, config: CampaignConfig) -> None:
+    if config.data.prepared is not None:
+        return
+    from asiarch.hpc.data import prepare
+
+    prepare(
+        list(config.data.train),
+        layout.dataset(config),
+        tokenizer=config.data.tokenizer,
+        near_duplicates=config.data.near_duplicates,
+        seed=config.seed,
+    )
+
+
+def _say_results(layout: RunLayout, config: CampaignConfig) -> None:
+    from asiarch.hpc.cli.ranking import print_ranking
+
+    print_ranking(layout, limit=10)
+    click.echo(f"\nresults: {layout.root}/ranking.csv  {layout.root}/results.h5")
+    click.echo(f"look closer: asiarch-hpc show ID --run {layout.root}")

@@ -1,0 +1,126 @@
+"""`asiarch-hpc show ID`: one candidate, from its motivation to its results."""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.syntax import Syntax
+from rich.table import Table
+
+from asiarch.hpc.cli.options import console, json_option, run_option
+from asiarch.hpc.journal import read_journal
+from asiarch.hpc.layout import RunLayout, find_run
+from asiarch.hpc.proposals import read_proposal
+from asiarch.hpc.publish import current_ranking
+from asiarch.hpc.state import CampaignState, Candidate
+from asiarch.models.errors import UserError
+
+
+@click.command()
+@click.argument("candidate_id", metavar="ID", type=int)
+@run_option
+@json_option
+def show(candidate_id: int, run_dir: Path | None, as_json: bool) -> None:
+    """Show a candidate: motivation, program, what changed against its parent, results, logs."""
+    layout = find_run(run_dir)
+    state = CampaignState.replay(read_journal(layout.root))
+    candidate = get_candidate(state, candidate_id)
+    if as_json:
+        click.echo(json.dumps(_to_json(layout, state, candidate), indent=1))
+        return
+    _print_story(layout, candidate)
+    _print_results(layout, state, candidate)
+
+
+def get_candidate(state: CampaignState, candidate_id: int) -> Candidate:
+    """The candidate of that number. Raises UserError where there is none."""
+    if candidate_id not in state.candidates:
+        last = max(state.candidates, default=None)
+        known = "none was proposed yet" if last is None else f"there are 0 to {last}"
+        raise UserError(f"no candidate {candidate_id}: {known}")
+    return state.candidates[candidate_id]
+
+
+def parent_diff(layout: RunLayout, candidate: Candidate) -> str:
+    """A unified diff from the parent's program to this one; empty without a parent."""
+    if candidate.parent is None:
+        return ""
+    before = layout.program(candidate.parent).read_text().splitlines()
+    after = layout.program(candidate.id).read_text().splitlines()
+    names = (f"{candidate.parent:04d}/architecture.py", f"{candidate.id:04d}/architecture.py")
+    return "\n".join(difflib.unified_diff(before, after, *names, lineterm=""))
+
+
+def _print_story(layout: RunLayout, candidate: Candidate) -> None:
+    output = console()
+    proposal = read_proposal(layout.proposal(candidate.id))
+    output.print(f"[bold]{candidate.id:04d} {candidate.name}[/bold]   {candidate.status}   by {candidate.origin}")
+    if candidate.reason:
+        output.print(candidate.reason, markup=False)
+    output.print(f"\n{proposal['motivation']}\n", markup=False)
+    output.print(Syntax(layout.program(candidate.id).read_text(), "python", background_color="default"))
+    difference = parent_diff(layout, candidate)
+    if difference:
+        output.print(f"\n[bold]against its parent {candidate.parent:04d}[/bold]")
+        output.print(Syntax(difference, "diff", background_color="default"))
+
+
+def _print_results(layout: RunLayout, state: CampaignState, candidate: Candidate) -> None:
+    output = console()
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("rung", "seed", "status", "validation loss", "test loss", "tasks", "tokens/s", "log"):
+        table.add_column(name, no_wrap=True)
+    for (rung, seed), trial in sorted(candidate.trials.items()):
+        summary = trial.summary
+        numbers = ("", "", "", "")
+        if summary is not None:
+            tasks = " ".join(f"{task} {score:.3f}" for task, score in summary.tasks.items())
+            numbers = (
+                f"{summary.validation_loss:.4f}",
+                f"{summary.test_loss:.4f}",
+                tasks,
+                f"{summary.tokens_per_s:.0f}",
+            )
+        state_text = trial.status if not trial.cause else f"{trial.status} ({trial.cause})"
+        table.add_row(str(rung), str(seed), state_text, *numbers, str(log_path(layout, candidate.id, rung, trial.job)))
+    output.print(table)
+    for row in current_ranking(layout, state).rows:
+        if row.candidate == candidate.id and row.low is not None:
+            output.print(
+                f"rank {row.rank}: difference to the reference {row.difference:+.4f} "
+                f"[{row.low:+.4f}, {row.high:+.4f}], adjusted p {row.p_adjusted:.4f}, fitness {row.fitness:.3f}",
+                markup=False,
+            )
+    output.print(f"program: {layout.program(candidate.id)}", markup=False, soft_wrap=True)
+
+
+def log_path(layout: RunLayout, candidate: int, rung: int, job: str) -> Path:
+    """Where submitit writes a task's standard output."""
+    return layout.jobs(candidate, rung) / f"{job}_0_log.out"
+
+
+def _to_json(layout: RunLayout, state: CampaignState, candidate: Candidate) -> dict[str, Any]:
+    rows = [row for row in current_ranking(layout, state).to_json()["rows"] if row["candidate"] == candidate.id]  # type: ignore[attr-defined]
+    return {
+        "id": candidate.id,
+        "status": candidate.status,
+        "reason": candidate.reason,
+        **read_proposal(layout.proposal(candidate.id)),
+        "program": str(layout.program(candidate.id)),
+        "diff": parent_diff(layout, candidate),
+        "trials": [
+            {
+                "rung": rung,
+                "seed": seed,
+                "status": trial.status,
+                "cause": trial.cause,
+                "detail": trial.detail,
+                "log": str(log_path(layout, candidate.id, rung, trial.job)),
+                "summary": None if trial.summary is None else trial.summary.to_json(),
+            }
+            for (rung, seed), trial in sorted(candidate.trials.items())
+        ],
+        "ranking": rows[0] if rows else None,
+    }

@@ -1,0 +1,145 @@
+"""`asiarch-hpc status`: what runs, what waits, what leads, what failed and why, in one screen."""
+
+import json
+import time
+from pathlib import Path
+
+import click
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from asiarch.hpc.cli.options import console, json_option, run_option
+from asiarch.hpc.cli.ranking import ranking_table
+from asiarch.hpc.config import load_config
+from asiarch.hpc.layout import RunLayout, find_run
+from asiarch.hpc.status import RunningTrial, Status, read_status
+
+LEADERS = 5
+WATCH_S = 2.0
+
+
+@click.command()
+@run_option
+@json_option
+@click.option("--watch", is_flag=True, help="Show it again every 2 seconds, until Ctrl-C or the end.")
+def status(run_dir: Path | None, as_json: bool, watch: bool) -> None:
+    """Show how a campaign stands. Only reads; works while the head is down."""
+    layout = find_run(run_dir)
+    config = load_config(layout.config)
+    if as_json:
+        click.echo(json.dumps(read_status(layout, config).to_json(), indent=1))
+    elif watch:
+        _watch(layout)
+    else:
+        console().print(render(read_status(layout, config), layout))
+
+
+def _watch(layout: RunLayout) -> None:
+    config = load_config(layout.config)
+    output = console()
+    current = read_status(layout, config)
+    try:
+        if not output.is_terminal:
+            _watch_plain(output, layout)
+            return
+        with Live(render(current, layout), console=output, auto_refresh=False) as live:
+            while current.head != "finished":
+                time.sleep(WATCH_S)
+                current = read_status(layout, config)
+                live.update(render(current, layout), refresh=True)
+    except KeyboardInterrupt:
+        return
+
+
+def _watch_plain(output: Console, layout: RunLayout) -> None:
+    config = load_config(layout.config)
+    while True:
+        current = read_status(layout, config)
+        output.print(render(current, layout))
+        if current.head == "finished":
+            return
+        time.sleep(WATCH_S)
+
+
+def render(current: Status, layout: RunLayout) -> RenderableType:
+    """The screen."""
+    lines: list[RenderableType] = [_head_line(current), _count_line(current), _compute_line(current)]
+    lines += [_running_line(trial) for trial in current.running]
+    if current.ranking.rows:
+        reference = next(r.name for r in current.ranking.rows if r.candidate == current.ranking.reference)
+        lines += [Text(), _leaders(current, reference)]
+        lines.append(Text(f"* beyond noise, corrected over {current.ranking.family_size} candidates", style="dim"))
+    lines += [Text(), *_failure_lines(current), _next_line(current, layout)]
+    return Group(*lines)
+
+
+def _head_line(current: Status) -> Text:
+    left = "" if not current.left_s else f", about {duration(current.left_s)} left"
+    colour = {"running": "green", "finished": "green", "stopped": "yellow"}[current.head]
+    detail = f" ({current.head_detail})" if current.head_detail else ""
+    return Text.assemble(
+        (current.name, "bold"), "   ", (current.head, colour), f"{detail} after {duration(current.elapsed_s)}{left}"
+    )
+
+
+def _count_line(current: Status) -> Text:
+    by_status = ", ".join(f"{n} {name}" for name, n in sorted(current.candidates.items()))
+    trials = ", ".join(f"{n} {name}" for name, n in current.trials.items())
+    return Text(
+        f"candidates   {current.proposed} of {current.total_candidates} proposed ({by_status or 'none yet'})\n"
+        f"trials       {trials}"
+    )
+
+
+def _compute_line(current: Status) -> Text:
+    available = current.elapsed_s * current.slots
+    share = f"{current.training_s / available:.0%}" if available else "-"
+    gpu = f", {current.gpu_hours:.2f} GPU-hours" if current.gpu_hours else ""
+    return Text(
+        f"compute      {duration(current.trial_s)} in finished trials{gpu}: training {duration(current.training_s)} "
+        f"({share} of {current.slots} slots' time), evaluation {duration(current.evaluation_s)}, "
+        f"start-up {duration(current.startup_s)}"
+    )
+
+
+def _running_line(trial: RunningTrial) -> Text:
+    progress = trial.progress
+    done = f"{progress.step / progress.steps:4.0%}" if progress.steps else "    "
+    loss = "" if progress.loss is None else f"  loss {progress.loss:.4f}"
+    speed = "" if progress.tokens_per_s is None else f"  {progress.tokens_per_s / 1000:.1f}k tokens/s"
+    return Text(f"running      {trial.candidate:04d} rung {trial.rung} seed {trial.seed}  {progress.phase} {done}{loss}{speed}")
+
+
+def _leaders(current: Status, reference: str) -> Table:
+    return ranking_table(current.ranking.rows[:LEADERS], reference)
+
+
+def _failure_lines(current: Status) -> list[Text]:
+    lines = []
+    if current.failures:
+        lines.append(Text("failed       " + "   ".join(f"{n} {cause}" for cause, n in current.failures.items())))
+    if current.refused:
+        lines.append(Text("refused by   " + "   ".join(f"{n} {check}" for check, n in current.refused.items())))
+    return lines
+
+
+def _next_line(current: Status, layout: RunLayout) -> Text:
+    where = f"--run {layout.root}"
+    if current.head == "stopped":
+        return Text(f"next         asiarch-hpc run {where}", style="bold")
+    hints = ["ranking", "show ID"] + (["logs --failed"] if current.failures else [])
+    return Text("next         " + "   ".join(f"asiarch-hpc {hint} {where}" for hint in hints), style="dim")
+
+
+def duration(seconds: float) -> str:
+    """For people: `48 s`, `12 min 05 s`, `3 h 20 min`, `2 d 04 h`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600:02d} h"

@@ -1,0 +1,346 @@
+"""A campaign's configuration: one YAML file over a preset, every value checked before anything runs.
+
+The presets (`hpc/presets/*.yaml`) state every default, in the file that a person can read; the classes here hold
+types and limits alone. `load_config` says for each mistake the file, the line, the key and what is allowed.
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
+
+from asiarch.hpc.config_errors import describe_errors
+from asiarch.hpc.yaml_source import YamlSource
+from asiarch.models.errors import UserError
+
+PRESETS = ("demo", "explore", "verify", "final")
+STDLIB = "stdlib"
+Preset = Literal["demo", "explore", "verify", "final"]
+Baseline = Literal["delta_net", "gated_delta_net", "gla", "softmax_attention"]
+
+
+def _number(value: Any) -> Any:
+    # YAML 1.1 takes 1e9 for a text; and true is no number
+    if isinstance(value, bool):
+        raise ValueError("need a number, not true or false")
+    if isinstance(value, str):
+        value = float(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _seconds(value: Any) -> int:
+    match = re.fullmatch(r"([1-9]\d*)\s*(s|m|h|d)", str(value).strip())
+    if match is None:
+        raise ValueError("need a time with its unit, such as 90s, 30m, 4h or 2d")
+    return int(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+
+
+def _absolute(value: Any) -> Any:
+    return str(Path(value).expanduser().absolute()) if isinstance(value, str) and value != STDLIB else value
+
+
+def _absolute_each(value: Any) -> Any:
+    return [_absolute(part) for part in (value if isinstance(value, list) else [value])]
+
+
+Count = Annotated[int, BeforeValidator(_number), Field(ge=1)]
+Natural = Annotated[int, BeforeValidator(_number), Field(ge=0)]
+Positive = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
+Duration = Annotated[int, BeforeValidator(_seconds), PlainSerializer(lambda seconds: f"{seconds}s")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataConfig(_Section):
+    """`train`: stdlib, text files and folders, or one folder that `data prepare` made. `tokenizer`: bytes or a file."""
+
+    train: Annotated[tuple[str, ...], BeforeValidator(_absolute_each), Field(min_length=1)]
+    tokenizer: Annotated[str, BeforeValidator(lambda v: v if v == "bytes" else _absolute(v))]
+    near_duplicates: bool
+
+    @property
+    def prepared(self) -> Path | None:
+        """The folder that `data prepare` made, where `train` is one."""
+        folder = Path(self.train[0])
+        return folder if len(self.train) == 1 and (folder / "manifest.json").is_file() else None
+
+
+class ModelConfig(_Section):
+    """The language model around every mixer."""
+
+    layers: Count
+    hidden_size: Count
+    num_heads: Count
+    match_parameters_to: Baseline
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "ModelConfig":
+        if self.hidden_size % self.num_heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
+        return self
+
+
+class TrainingConfig(_Section):
+    """The training of one trial; `tokens` is the budget of the last rung, `threads` is for CPUs."""
+
+    tokens: Count
+    batch_tokens: Count
+    length: Count
+    precision: Literal["fp32", "bf16"]
+    zero_stage: Annotated[int, Field(ge=0, le=3)]
+    learning_rate: Positive
+    min_learning_rate_ratio: Share
+    warmup: Share
+    weight_decay: NotNegative
+    gradient_clipping: Positive
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
+    threads: Count
+    log_every: Count
+    checkpoint_every: Duration
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole budget."""
+        return self.tokens // self.batch_tokens
+
+    @model_validator(mode="after")
+    def _batch_fits(self) -> "TrainingConfig":
+        if self.batch_tokens % self.length:
+            raise ValueError(f"batch_tokens {self.batch_tokens} is not a multiple of length {self.length}")
+        if self.total_steps < 1:
+            raise ValueError(f"tokens {self.tokens} is less than one batch of {self.batch_tokens} tokens")
+        return self
+
+
+class PolicyConfig(_Section):
+    """Who becomes a parent; see asiarch.agents.policy."""
+
+    name: Literal["paper", "random"]
+    pool: Count
+    parents: Count
+    refresh: Count
+    cold_start: Natural
+
+    @model_validator(mode="after")
+    def _parents_fit(self) -> "PolicyConfig":
+        if self.parents > self.pool:
+            raise ValueError(f"parents {self.parents} is more than the pool {self.pool} they come from")
+        return self
+
+
+class SearchConfig(_Section):
+    """`in_flight`: candidates under way at a time; in deterministic mode also the lag of what proposals know."""
+
+    mode: Literal["deterministic", "free_running"]
+    in_flight: Count
+
+
+class MQARConfig(_Section):
+    """The associative recall task; see asiarch.hpc.evaluation.mqar."""
+
+    pairs: Count
+    vocabulary: Annotated[int, Field(ge=8)]
+    length: Count
+    batch_size: Count
+    steps: Count
+    learning_rate: Positive
+
+    @model_validator(mode="after")
+    def _pairs_fit(self) -> "MQARConfig":
+        if self.length < 4 * self.pairs:
+            raise ValueError(f"length {self.length} is too short: {self.pairs} pairs and queries need {4 * self.pairs}")
+        if (self.vocabulary - 1) // 2 < self.pairs:
+            raise ValueError(f"vocabulary {self.vocabulary} has fewer keys than {self.pairs} pairs need")
+        return self
+
+
+class EvaluationConfig(_Section):
+    """Held-out text in tokens, and the tasks of the benchmark part."""
+
+    validation_tokens: Count
+    test_tokens: Count
+    tasks: tuple[Literal["mqar"], ...]
+    mqar: MQARConfig
+
+
+class CheckConfig(_Section):
+    """Limits of the process that checks a program."""
+
+    timeout: Duration
+    memory_gb: Positive
+
+
+class LocalConfig(_Section):
+    """This machine: how many trials train at a time."""
+
+    slots: Count
+
+
+class SlurmConfig(_Section):
+    """What a candidate job asks Slurm for."""
+
+    partition: str | None
+    account: str | None
+    qos: str | None
+    time: Duration
+    nodes: Count
+    gpus_per_node: Natural
+    cpus_per_task: Count
+    mem_gb: Count | None
+    max_in_flight: Count
+    setup: tuple[str, ...]
+    extra: dict[str, str]
+
+
+class TrialConfig(_Section):
+    """Limits of one trial; `max_restarts` counts failures of the machine, not of the program."""
+
+    timeout: Duration
+    max_restarts: Natural
+
+
+class BudgetConfig(_Section):
+    """When a campaign ends; `candidates` are those proposed, the baselines not counted."""
+
+    candidates: Count
+    gpu_hours: Positive | None
+
+
+class CampaignConfig(_Section):
+    """Everything that a campaign is; written to its folder as `campaign.yaml` and never changed."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+    preset: Preset
+    seed: Natural
+    data: DataConfig
+    model: ModelConfig
+    baselines: Annotated[tuple[Baseline, ...], Field(min_length=1)]
+    training: TrainingConfig
+    seeds: Count
+    rungs: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)]
+    promote: Annotated[float, Field(gt=0, le=1)]
+    proposers: dict[Literal["grammar"], Positive]
+    policy: PolicyConfig
+    search: SearchConfig
+    evaluation: EvaluationConfig
+    check: CheckConfig
+    executor: Literal["local", "slurm"]
+    local: LocalConfig
+    slurm: SlurmConfig
+    trial: TrialConfig
+    budget: BudgetConfig
+    sandbox: Literal["off"]
+
+    def rung_steps(self, rung: int) -> int:
+        """Optimiser steps done at the end of a rung."""
+        return max(1, round(self.rungs[rung] * self.training.total_steps))
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "CampaignConfig":
+        if self.baselines[0] != self.model.match_parameters_to:
+            raise ValueError(
+                f"baselines must start with model.match_parameters_to ({self.model.match_parameters_to}): "
+                f"that is what all are compared with; it starts with {self.baselines[0]}"
+            )
+        if len(set(self.baselines)) < len(self.baselines):
+            raise ValueError("baselines names one twice")
+        if list(self.rungs) != sorted(set(self.rungs)) or self.rungs[-1] != 1.0:
+            raise ValueError(f"rungs must rise and end at 1.0, as in [0.1, 0.3, 1.0]; got {list(self.rungs)}")
+        steps = [self.rung_steps(rung) for rung in range(len(self.rungs))]
+        if len(set(steps)) < len(steps):
+            raise ValueError(f"rungs come to {steps} training steps: too close together for training.tokens")
+        if not math.isclose(sum(self.proposers.values()), 1.0, abs_tol=1e-6):
+            raise ValueError(f"proposers: the shares sum to {sum(self.proposers.values()):g}, not to 1")
+        return self
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> CampaignConfig:
+    """Read a campaign's YAML over the preset that it names.
+
+    Args:
+        overrides: `key.path=value` texts, the value in YAML; they win over the file.
+
+    Raises:
+        UserError: one line for each thing that is wrong, with file, line and key.
+    """
+    source = YamlSource.read(path)
+    given = source.data
+    for override in overrides:
+        given = _merge(given, _override(override))
+    preset = given.get("preset")
+    if preset not in PRESETS:
+        raise UserError(f"{source.where(('preset',))}: preset: need one of {', '.join(PRESETS)}, not {preset!r}")
+    try:
+        return CampaignConfig.model_validate(_merge(preset_values(preset), given))
+    except ValidationError as error:
+        raise UserError(describe_errors(error, source, CampaignConfig)) from None
+
+
+def preset_text(name: str) -> str:
+    """The commented YAML of a preset."""
+    return (resources.files("asiarch.hpc.presets") / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def preset_values(name: str) -> dict[str, Any]:
+    """A preset's values: all keys but name, preset and seed."""
+    values: dict[str, Any] = yaml.safe_load(preset_text(name))
+    return values
+
+
+def freeze(config: CampaignConfig) -> str:
+    """The resolved configuration as YAML; loading it gives an equal configuration."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=110)
+
+
+def config_hash(config: CampaignConfig) -> str:
+    """SHA-256 of what determines a trial's numbers: not of names, places, budgets or limits."""
+    parts = {"seed", "data", "model", "training", "rungs", "evaluation"}
+    places = {"threads", "log_every", "checkpoint_every"}
+    values = config.model_dump(mode="json", include=parts)
+    values["training"] = {key: value for key, value in values["training"].items() if key not in places}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _override(text: str) -> dict[str, Any]:
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise UserError(f"--set {text}: need KEY=VALUE, as in --set training.tokens=1e6")
+    try:
+        nested: Any = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"--set {text}: the value is not YAML") from None
+    for key in reversed(path.split(".")):
+        nested = {key: nested}
+    return dict(nested)
+
+
+# choices that are given whole: a file that names its proposers means these and no others
+_REPLACED = ("proposers",)
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        deep = isinstance(below, Mapping) and isinstance(value, Mapping) and key not in _REPLACED
+        merged[key] = _merge(below, value) if deep else value  # type: ignore[arg-type]
+    return merged

@@ -1,0 +1,402 @@
+"""Text to shards of tokens: read, drop duplicates, choose the split, tokenise, write. Resumes after a crash.
+
+While it runs, `OUT/.prepare/` holds the record of what counts so far and the hashes of the documents seen:
+8 bytes a document, and 200 more with `near_duplicates`, on disk and in memory. The rest of the memory needed
+does not grow with the corpus. The output depends on the sources and the arguments, not on how often it was killed.
+"""
+
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from asiarch.hpc.data.dataset import TOKENIZER_FILE
+from asiarch.hpc.data.deduplication import band_hashes, document_hash, first_occurrences, normalise
+from asiarch.hpc.data.manifest import FILE_NAME, SPLITS, Manifest, read_manifest
+from asiarch.hpc.data.shards import HashLog, SplitWriter
+from asiarch.hpc.data.sources import Piece, Position, Source, read_documents, resolve_sources, walk
+from asiarch.hpc.data.tokenizer import Tokenizer, load_tokenizer, tokenizer_hash
+from asiarch.hpc.locks import try_lock
+from asiarch.models.errors import UserError
+from asiarch.results.files import atomic_write_bytes, atomic_write_text, fsync
+
+WORK_FOLDER: Final = ".prepare"
+SKIPPED_LISTED: Final = 1000
+SHARD_TOKENS: Final = 64_000_000
+
+_BATCH_BYTES: Final = 1 << 20
+_BATCH_PIECES: Final = 4096
+_RECORD_SECONDS: Final = 30.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a preparation is. Counts include earlier, killed runs; `tokens_per_s` is this run's."""
+
+    documents: int
+    tokens: int
+    bytes_read: int
+    bytes_total: int
+    tokens_per_s: float
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Checked arguments. `identity` is what a run must share with an earlier one to go on with its work."""
+
+    out: Path
+    sources: list[Source]
+    tokenizer: Tokenizer
+    fractions: dict[str, float]
+    near_duplicates: bool
+    seed: int
+    shard_tokens: int
+    identity: dict[str, Any]
+
+
+def prepare(
+    sources: Sequence[str | Path],
+    out: str | Path,
+    *,
+    tokenizer: str | Path = "bytes",
+    validation: float = 0.02,
+    test: float = 0.02,
+    near_duplicates: bool = False,
+    seed: int = 0,
+    shard_tokens: int = SHARD_TOKENS,
+    suffixes: Sequence[str] = (),
+    progress: Callable[[Progress], None] | None = None,
+) -> Manifest:
+    """Make the dataset `out` from text files, folders, or the word `stdlib` (Python's own sources).
+
+    A document's split follows from a hash of its text, whitespace normalised, and `seed`; of documents that
+    are equal after normalising the first is kept, and with `near_duplicates` also of those that share about 80%
+    of their 5-word shingles (see `deduplication.band_hashes`). `validation` and `test` are fractions of the
+    documents; 0 leaves a split out. `suffixes` limits what is taken from folders. On a folder that the same
+    arguments finished, it does nothing; killed and called again, it goes on.
+
+    Raises UserError for bad arguments, sources or tokenizers, a split that would be empty, and an `out` that
+    holds anything else. Bad files inside folders are skipped, counted and listed in the manifest.
+    """
+    fractions = {"validation": validation, "test": test}
+    plan = _plan(sources, Path(out), tokenizer, fractions, near_duplicates, seed, shard_tokens, suffixes)
+    if (plan.out / FILE_NAME).exists():
+        return _finished(plan)
+    listing = _list(plan.sources)
+    try:
+        with _claimed(plan):
+            # another process may have finished it between the question above and the lock
+            if (plan.out / FILE_NAME).exists():
+                return _finished(plan)
+            return _Preparation(plan, listing).run(progress or (lambda _: None))
+    except OSError as error:
+        raise UserError(f"writing {plan.out} failed: {error}; run the same command again to go on") from None
+
+
+def _plan(
+    sources: Sequence[str | Path],
+    out: Path,
+    tokenizer: str | Path,
+    fractions: dict[str, float],
+    near_duplicates: bool,
+    seed: int,
+    shard_tokens: int,
+    suffixes: Sequence[str],
+) -> _Plan:
+    for name, fraction in fractions.items():
+        if not 0 <= fraction < 1:
+            raise UserError(f"the {name} fraction {fraction} is not in [0, 1)")
+    if sum(fractions.values()) >= 1:
+        raise UserError(f"validation and test fractions {fractions} leave nothing for training")
+    if shard_tokens < 1:
+        raise UserError(f"a shard must hold at least 1 token, not {shard_tokens}")
+    resolved = resolve_sources(sources, suffixes, out)
+    loaded = load_tokenizer(tokenizer)
+    identity = {
+        "sources": [str(source.path) for source in resolved],
+        "suffixes": list(suffixes),
+        "tokenizer": tokenizer_hash(loaded) or loaded.name,
+        **fractions,
+        "near_duplicates": near_duplicates,
+        "seed": seed,
+        "shard_tokens": shard_tokens,
+    }
+    return _Plan(out, resolved, loaded, fractions, near_duplicates, seed, shard_tokens, identity)
+
+
+def _finished(plan: _Plan) -> Manifest:
+    manifest = read_manifest(plan.out)
+    _same_arguments(plan, manifest.arguments)
+    shutil.rmtree(plan.out / WORK_FOLDER, ignore_errors=True)
+    return manifest
+
+
+def _same_arguments(plan: _Plan, before: dict[str, Any]) -> None:
+    differing = [
+        f"{key} {before.get(key)!r}, now {value!r}"
+        for key, value in plan.identity.items()
+        if before.get(key) != value
+    ]
+    if differing:
+        raise UserError(
+            f"{plan.out} was prepared with other arguments ({'; '.join(differing)});"
+            " choose another --out, or remove it first"
+        )
+
+
+@contextmanager
+def _claimed(plan: _Plan) -> Iterator[None]:
+    """Make the folder and lock it for this process."""
+    out, work = plan.out, plan.out / WORK_FOLDER
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is not a folder")
+    if out.exists() and not work.exists() and any(out.iterdir()):
+        raise UserError(f"{out} is not empty and holds no dataset; choose another --out")
+    work.mkdir(parents=True, exist_ok=True)
+    handle = os.open(work / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if not try_lock(handle):
+            raise UserError(f"another process is preparing {out}; wait for it")
+        yield
+    finally:
+        os.close(handle)
+
+
+def _list(sources: Sequence[Source]) -> dict[str, Any]:
+    """Files and bytes of each source, and a hash of all names, sizes and times."""
+    entries = [
+        {"source": source.given, "path": str(source.path), "files": 0, "bytes": 0} for source in sources
+    ]
+    digest = hashlib.sha256()
+    for file in walk(sources):
+        entry: dict[str, Any] = entries[file.source]
+        entry["files"] += 1
+        entry["bytes"] += file.size
+        digest.update(b"%b\0%d\0%d\0" % (os.fsencode(file.path), file.size, file.modified_ns))
+    for entry, source in zip(entries, sources, strict=True):
+        if not entry["files"]:
+            kind = f"{' or '.join(source.suffixes)} " if source.suffixes else ""
+            raise UserError(f"source {source.given} has no {kind}files; check the path, or --suffix")
+    return {"sources": entries, "sha256": digest.hexdigest()}
+
+
+class _Preparation:
+    """The work on one folder, from its last record on."""
+
+    def __init__(self, plan: _Plan, listing: dict[str, Any]) -> None:
+        self.plan = plan
+        self.work = plan.out / WORK_FOLDER
+        self.listing = listing
+        self.bytes_total = sum(entry["bytes"] for entry in listing["sources"])
+        self.dtype = "<u2" if plan.tokenizer.vocab_size <= 2**16 else "<u4"
+        record = self._read_record()
+        self.position = Position(*record["position"])
+        self.documents: int = record["documents"]
+        self.bytes_read: int = record["bytes_read"]
+        self.dropped: dict[str, int] = record["dropped"]
+        self.skipped: dict[str, Any] = record["skipped"]
+        self.writers = {split: self._writer(split) for split in SPLITS}
+        for split, writer in self.writers.items():
+            if split in record["writers"]:
+                writer.restore(record["writers"][split])
+        self.seen = HashLog(self.work / "documents.bin", record["seen"])
+        self.bands = HashLog(self.work / "bands.bin", record["bands"])
+
+    def run(self, progress: Callable[[Progress], None]) -> Manifest:
+        """Read on from the record to the end, and write the manifest."""
+        try:
+            self._save_record()
+            self._read(progress)
+            return self._finish()
+        except UserError:
+            # what mends it changes the sources or the arguments, so nothing here could be gone on with
+            self._discard()
+            raise
+        finally:
+            for file in (*self.writers.values(), self.seen, self.bands):
+                file.close()
+
+    def _read(self, progress: Callable[[Progress], None]) -> None:
+        started, tokens_before = time.monotonic(), self._tokens()
+        saved = started
+        self._report(progress, 0.0)
+        pieces = read_documents(walk(self.plan.sources), self.position)
+        while batch := _next_batch(pieces):
+            shards = self._finished_shards()
+            self._take(batch)
+            now = time.monotonic()
+            if self._finished_shards() > shards or now - saved > _RECORD_SECONDS:
+                self._save_record()
+                saved = now
+            self._report(progress, (self._tokens() - tokens_before) / max(now - started, 1e-9))
+
+    def _take(self, batch: list[Piece]) -> None:
+        texts = []
+        for piece in batch:
+            self.bytes_read += piece.size
+            if piece.text is None:
+                self._skip(piece)
+            else:
+                texts.append(piece.text)
+        self.documents += len(texts)
+        self.position = batch[-1].position
+        if not texts:
+            return
+        kept, places = self._unique(texts)
+        for ids, place in zip(self.plan.tokenizer.encode(kept), places, strict=True):
+            self._split_writer(place).append(ids)
+
+    def _unique(self, texts: list[str]) -> tuple[list[str], list[float]]:
+        """The texts not seen before, and for each the number in [0, 1) that picks its split."""
+        normalised = [normalise(text) for text in texts]
+        hashes = [document_hash(text, self.plan.seed) for text in normalised]
+        identities = np.array([identity for identity, _ in hashes], np.uint64)[:, None]
+        new = first_occurrences(identities, self.seen.known)
+        self.seen.add(identities[new])
+        self.dropped["exact"] += int((~new).sum())
+        chosen = np.flatnonzero(new)
+        if self.plan.near_duplicates and chosen.size:
+            bands = np.stack([band_hashes(normalised[index]) for index in chosen])
+            new = first_occurrences(bands, self.bands.known)
+            self.bands.add(bands[new])
+            self.dropped["near"] += int((~new).sum())
+            chosen = chosen[new]
+        return [texts[index] for index in chosen], [hashes[index][1] for index in chosen]
+
+    def _split_writer(self, place: float) -> SplitWriter:
+        validation, test = self.plan.fractions["validation"], self.plan.fractions["test"]
+        if place < validation:
+            return self.writers["validation"]
+        return self.writers["test" if place < validation + test else "train"]
+
+    def _skip(self, piece: Piece) -> None:
+        self.skipped["files"] += 1
+        reasons = self.skipped["reasons"]
+        reasons[piece.reason] = reasons.get(piece.reason, 0) + 1
+        if len(self.skipped["first"]) < SKIPPED_LISTED:
+            self.skipped["first"].append(f"{piece.name}: {piece.reason}")
+
+    def _finish(self) -> Manifest:
+        for writer in self.writers.values():
+            writer.finish_shard()
+        self._refuse_empty_splits()
+        plan, tokenizer = self.plan, self.plan.tokenizer
+        manifest = Manifest(
+            tokenizer={
+                "name": tokenizer.name,
+                "sha256": tokenizer_hash(tokenizer),
+                "bytes": len(tokenizer.content or b""),
+            },
+            vocab_size=tokenizer.vocab_size,
+            dtype=self.dtype,
+            end_id=tokenizer.end_id,
+            splits={split: tuple(writer.finished) for split, writer in self.writers.items()},
+            sources=self.listing["sources"],
+            arguments=plan.identity,
+            dropped=self.dropped,
+            skipped=self.skipped,
+        )
+        if tokenizer.content is not None:
+            self._place(TOKENIZER_FILE, tokenizer.content)
+        self._place(FILE_NAME, manifest.to_json().encode())
+        shutil.rmtree(self.work)
+        return manifest
+
+    def _place(self, name: str, content: bytes) -> None:
+        # made in the work folder, so that a crash leaves no temporary file beside the shards
+        atomic_write_bytes(self.work / name, content)
+        (self.work / name).replace(self.plan.out / name)
+        fsync(self.plan.out)
+
+    def _refuse_empty_splits(self) -> None:
+        kept = sum(shard.documents for writer in self.writers.values() for shard in writer.finished)
+        for split, writer in self.writers.items():
+            fraction = self.plan.fractions.get(split, 1 - sum(self.plan.fractions.values()))
+            if fraction and not writer.finished:
+                option = "lower --validation and --test" if split == "train" else f"raise --{split}"
+                raise UserError(
+                    f"the {split} split would be empty: {kept} distinct documents, fraction {fraction:g};"
+                    f" give more documents, or {option}"
+                )
+
+    def _discard(self) -> None:
+        for file in (*self.writers.values(), self.seen, self.bands):
+            file.close()
+        for split in SPLITS:
+            for path in self.plan.out.glob(f"{split}-*.bin"):
+                path.unlink()
+        shutil.rmtree(self.work)
+        if not any(self.plan.out.iterdir()):
+            self.plan.out.rmdir()
+
+    def _writer(self, split: str) -> SplitWriter:
+        plan = self.plan
+        return SplitWriter(plan.out, split, self.dtype, plan.tokenizer.end_id, plan.shard_tokens)
+
+    def _finished_shards(self) -> int:
+        return sum(len(writer.finished) for writer in self.writers.values())
+
+    def _tokens(self) -> int:
+        return sum(writer.tokens for writer in self.writers.values())
+
+    def _report(self, progress: Callable[[Progress], None], tokens_per_s: float) -> None:
+        progress(Progress(self.documents, self._tokens(), self.bytes_read, self.bytes_total, tokens_per_s))
+
+    def _save_record(self) -> None:
+        record = {
+            "arguments": self.plan.identity,
+            "listing": self.listing["sha256"],
+            "position": self.position,
+            "documents": self.documents,
+            "bytes_read": self.bytes_read,
+            "dropped": self.dropped,
+            "skipped": self.skipped,
+            "writers": {split: writer.record() for split, writer in self.writers.items()},
+            "seen": self.seen.record(),
+            "bands": self.bands.record(),
+        }
+        # the shards' names must be on the disk before the record that counts on them
+        fsync(self.plan.out)
+        atomic_write_text(self.work / "record.json", json.dumps(record))
+
+    def _read_record(self) -> dict[str, Any]:
+        path = self.work / "record.json"
+        if not path.exists():
+            return {
+                "position": (0, 0),
+                "documents": 0,
+                "bytes_read": 0,
+                "dropped": {"exact": 0, "near": 0},
+                "skipped": {"files": 0, "reasons": {}, "first": []},
+                "writers": {},
+                "seen": 0,
+                "bands": 0,
+            }
+        record: dict[str, Any] = json.loads(path.read_text())
+        _same_arguments(self.plan, record["arguments"])
+        if record["listing"] != self.listing["sha256"]:
+            raise UserError(
+                f"the sources changed since the preparation of {self.plan.out} was interrupted;"
+                " remove it and run again"
+            )
+        return record
+
+
+def _next_batch(pieces: Iterator[Piece]) -> list[Piece]:
+    batch: list[Piece] = []
+    size = 0
+    for piece in itertools.islice(pieces, _BATCH_PIECES):
+        batch.append(piece)
+        size += piece.size
+        if size >= _BATCH_BYTES:
+            break
+    return batch

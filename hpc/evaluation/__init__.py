@@ -1,0 +1,1 @@
+"""What a trained model is measured on: held-out loss and synthetic tasks."""

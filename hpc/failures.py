@@ -1,0 +1,69 @@
+"""Why a trial ended without a result, and whether trying again can help.
+
+Causes:
+    candidate_code   the program raised while it was trained
+    diverged         the loss became NaN or infinite
+    out_of_memory    the program asked for more memory than there is
+    bad_result       the trial says that it finished, and its result cannot be read
+    environment      the machine: a full disk, a missing file, a damaged data shard
+    killed           the process is gone and left nothing: killed, out of host memory, a lost machine
+    time_limit       the trial was not done in the time that it is given
+    training_error   any other exception while training
+"""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from asiarch.models.errors import UserError
+
+Cause = Literal[
+    "candidate_code",
+    "diverged",
+    "out_of_memory",
+    "bad_result",
+    "environment",
+    "killed",
+    "time_limit",
+    "training_error",
+]
+
+# what a second try may mend: the rest would only happen again
+RETRIED: frozenset[str] = frozenset({"environment", "killed", "bad_result"})
+
+
+class Diverged(Exception):
+    """The training loss is NaN or infinite."""
+
+
+def classify(error: BaseException, program: Path) -> Cause:
+    """The cause behind an exception that ended a trial of the program in the file `program`."""
+    if isinstance(error, Diverged):
+        return "diverged"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "out_of_memory"
+    if "not enough memory" in str(error) or "can't allocate memory" in str(error):
+        return "out_of_memory"
+    if _passes_through(error, program):
+        return "candidate_code"
+    if isinstance(error, (OSError, UserError)):
+        return "environment"
+    return "training_error"
+
+
+def _passes_through(error: BaseException, program: Path) -> bool:
+    trace = error.__traceback__
+    while trace is not None:
+        if Path(trace.tb_frame.f_code.co_filename).name == program.name:
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def read_failure(path: Path) -> tuple[str, str] | None:
+    """(cause, detail) of a trial's failure record; None where there is none that can be read."""
+    try:
+        record = json.loads(path.read_bytes()[:100_000])
+        return str(record["cause"]), str(record["detail"])[:300]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

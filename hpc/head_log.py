@@ -1,0 +1,118 @@
+"""What the head says while it works: one line an event, and in a terminal a bar below them."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from asiarch.hpc.journal import Event
+from asiarch.hpc.layout import RunLayout
+from asiarch.hpc.progress import read_progress
+from asiarch.hpc.state import CampaignState
+from asiarch.results.ranking import candidate_fitness
+
+# an event's own fields that a line repeats, beside candidate, rung and seed
+SHOWN: dict[str, tuple[str, ...]] = {
+    "proposed": ("name", "parent", "edits"),
+    "refused": ("reason",),
+    "trial_interrupted": ("cause", "detail"),
+    "trial_failed": ("cause", "detail"),
+    "stopped_early": ("reason",),
+    "budget_reached": ("reason",),
+    "head_started": ("pid", "host"),
+    "head_stopped": ("reason",),
+}
+
+
+class HeadLog:
+    """Prints to standard output: `time candidate event key=value ...`.
+
+    Args:
+        total_candidates: what the bar counts to.
+    """
+
+    def __init__(self, total_candidates: int, console: Console | None = None) -> None:
+        self._console = console or Console(soft_wrap=True, highlight=False)
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        if self._console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("candidates"),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[running]}"),
+                console=self._console,
+                refresh_per_second=2,
+            )
+            self._task = self._bar.add_task("campaign", total=total_candidates, running="")
+            self._bar.start()
+
+    def event(self, event: Event, state: CampaignState) -> None:
+        """One line for an event that was just written to the journal."""
+        who = f"{event['candidate']:04d}" if "candidate" in event else "-   "
+        pairs = {name: event[name] for name in ("rung", "seed") if name in event}
+        pairs |= {name: event[name] for name in SHOWN.get(event["event"], ()) if event[name] not in (None, [])}
+        if event["event"] == "trial_finished":
+            pairs |= _result(event, state)
+        text = " ".join(f"{name}={_plain(value)}" for name, value in pairs.items())
+        self._console.print(f"{event['time'][:19]}Z {who} {event['event']:<17} {text}".rstrip(), markup=False)
+
+    def show_running(self, state: CampaignState, run: RunLayout) -> None:
+        """Bring the bar up to date; nothing where the output is no terminal."""
+        if self._bar is None or self._task is None:
+            return
+        settled = sum(candidate.settled for candidate in state.candidates.values())
+        self._bar.update(self._task, completed=settled, running=running_trials(state, run))
+
+    def stopping(self, reason: str) -> None:
+        """Say that a signal was taken, and what it does."""
+        self._console.print(f"{reason}: running trials write a checkpoint and stop; this takes a few seconds")
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def running_trials(state: CampaignState, run: RunLayout) -> str:
+    """The trials under way and how far each is, for example `0007/s1 60%`."""
+    parts = []
+    for candidate in state.unsettled:
+        for (rung, seed), trial in candidate.trials.items():
+            progress = read_progress(run.trial(candidate.id, rung, seed).progress)
+            if trial.status == "submitted" and progress is not None:
+                share = progress.step / progress.steps if progress.steps else 0.0
+                parts.append(f"{candidate.id:04d}/s{seed} {progress.phase} {share:.0%}")
+    return "  ".join(parts)
+
+
+def _result(event: Event, state: CampaignState) -> dict[str, Any]:
+    summary = event["summary"]
+    pairs = {"loss": f"{summary['validation_loss']:.4f}"}
+    pairs |= {task: f"{score:.3f}" for task, score in summary["tasks"].items()}
+    pairs["tokens_per_s"] = f"{summary['tokens_per_s']:.0f}"
+    best = best_candidate(state)
+    if best is not None:
+        pairs["best"] = best
+    return pairs
+
+
+def best_candidate(state: CampaignState) -> str | None:
+    """The leader by fitness among finished candidates: id, name and loss."""
+    reference = state.candidates[0].summaries()
+    finished = [candidate for candidate in state.candidates.values() if candidate.status == "finished"]
+    if not finished:
+        return None
+    best = max(finished, key=lambda c: candidate_fitness(c.summaries(), reference, state.last_rung).value)
+    losses = [s.validation_loss for s in best.summaries() if s.key.rung == state.last_rung]
+    return f"{best.id:04d} ({best.name}, loss {sum(losses) / len(losses):.4f})"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(str(part) for part in value)
+    text = str(value)
+    return repr(text) if " " in text and not text.endswith(")") else text
+

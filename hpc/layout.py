@@ -1,0 +1,103 @@
+"""Where things are in a campaign's folder, and how a command finds that folder."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from asiarch.hpc.config import CampaignConfig
+from asiarch.models.errors import UserError
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """The paths of one campaign. `root` is the campaign's folder."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "campaign.yaml"
+
+    def dataset(self, config: CampaignConfig) -> Path:
+        """The prepared data: the folder that the configuration names, else the campaign's own."""
+        given = config.data.prepared
+        return self.root / "data" if given is None else given
+
+    @property
+    def slots(self) -> Path:
+        return self.root / "slots"
+
+    @property
+    def results(self) -> Path:
+        return self.root / "results.h5"
+
+    def candidate(self, candidate: int) -> Path:
+        return self.root / "candidates" / f"{candidate:04d}"
+
+    def program(self, candidate: int) -> Path:
+        return self.candidate(candidate) / "architecture.py"
+
+    def proposal(self, candidate: int) -> Path:
+        return self.candidate(candidate) / "proposal.json"
+
+    def check(self, candidate: int) -> Path:
+        return self.candidate(candidate) / "check.json"
+
+    def trial(self, candidate: int, rung: int, seed: int) -> "TrialLayout":
+        return TrialLayout(self.candidate(candidate) / "trials" / f"rung{rung}-seed{seed}")
+
+    def jobs(self, candidate: int, rung: int) -> Path:
+        """The folder of submitit's pickles and logs for one candidate job."""
+        return self.root / "slurm" / f"{candidate:04d}-rung{rung}"
+
+
+@dataclass(frozen=True)
+class TrialLayout:
+    """The paths of one trial."""
+
+    root: Path
+
+    @property
+    def result(self) -> Path:
+        return self.root / "result.h5"
+
+    @property
+    def failure(self) -> Path:
+        return self.root / "failure.json"
+
+    @property
+    def progress(self) -> Path:
+        return self.root / "progress.json"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "lock"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.root / "checkpoint"
+
+    @property
+    def recall(self) -> Path:
+        """The checkpoint of the recall task's own small model."""
+        return self.root / "recall-checkpoint"
+
+
+def find_run(given: Path | None) -> RunLayout:
+    """The campaign meant: `--run`, else `ASIARCH_RUN`, else the nearest one from the current folder upward.
+
+    Raises:
+        UserError: there is none, or the folder named is none.
+    """
+    named = given or (Path(os.environ["ASIARCH_RUN"]) if os.environ.get("ASIARCH_RUN") else None)
+    if named is not None:
+        layout = RunLayout(named.resolve())
+        if layout.config.is_file():
+            return layout
+        raise UserError(f"{named}: no campaign here (no campaign.yaml); start one with: asiarch-hpc run CONFIG")
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        layout = RunLayout(folder)
+        if layout.config.is_file() and (folder / "journal.jsonl").is_file():
+            return layout
+    raise UserError("no campaign in this folder or above it: name it with --run DIR or ASIARCH_RUN")

@@ -1,0 +1,1 @@
+"""The presets: each YAML file states every value of a kind of campaign."""

@@ -1,0 +1,125 @@
+"""Make a candidate's program and store it in the campaign's folder, before the journal knows of it."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asiarch.agents.grammar import BASELINE_PROGRAMS, GrammarProposer, to_spec
+from asiarch.agents.novelty import fingerprint
+from asiarch.agents.policy import make_policy
+from asiarch.agents.proposer import KnownCandidate, Proposal, Proposer
+from asiarch.hpc.config import CampaignConfig
+from asiarch.hpc.layout import RunLayout
+from asiarch.hpc.state import CampaignState, Candidate
+from asiarch.models.baselines import baseline_path
+from asiarch.results.files import atomic_write_text
+from asiarch.results.ranking import candidate_fitness
+
+
+@dataclass(frozen=True)
+class StoredProposal:
+    """A proposal with its fingerprint, as it lies in the candidate's folder."""
+
+    proposal: Proposal
+    fingerprint: str
+
+
+class ProposalStore:
+    """Asks the campaign's proposers, and keeps what they answered."""
+
+    def __init__(self, run: RunLayout, config: CampaignConfig) -> None:
+        self._run = run
+        self._config = config
+        policy = make_policy(**config.policy.model_dump())
+        self._proposers: dict[str, Proposer] = {"grammar": GrammarProposer(policy)}
+        self._stored: dict[int, StoredProposal] = {}
+
+    def make(self, number: int, known: tuple[int, ...], state: CampaignState) -> StoredProposal:
+        """The proposal of candidate `number`, made now unless it lies on disk already.
+
+        Raises:
+            NothingNew: the proposer finds no program that was not proposed before.
+        """
+        if self._run.proposal(number).exists():
+            return self.load(number)
+        proposal = self._baseline(number) or self._ask(number, known, state)
+        stored = StoredProposal(proposal, fingerprint(proposal.program))
+        # the program first: a proposal.json means that both are there
+        atomic_write_text(self._run.program(number), proposal.program)
+        atomic_write_text(self._run.proposal(number), json.dumps(_to_json(stored), indent=1) + "\n")
+        return stored
+
+    def load(self, number: int) -> StoredProposal:
+        """The stored proposal of a candidate."""
+        if number not in self._stored:
+            record = json.loads(self._run.proposal(number).read_text())
+            program = self._run.program(number).read_text()
+            self._stored[number] = _from_json(record, program)
+        return self._stored[number]
+
+    def _baseline(self, number: int) -> Proposal | None:
+        if number >= len(self._config.baselines):
+            return None
+        name = self._config.baselines[number]
+        spec = to_spec(BASELINE_PROGRAMS[name]) if name in BASELINE_PROGRAMS else {}
+        return Proposal(
+            program=baseline_path(name).read_text(),
+            name=name,
+            motivation="A published architecture, to compare with and to start from.",
+            parent=None,
+            edits=(),
+            proposer="baseline",
+            spec=spec,
+            saw=(),
+        )
+
+    def _ask(self, number: int, known: tuple[int, ...], state: CampaignState) -> Proposal:
+        rng = np.random.default_rng(np.random.SeedSequence([self._config.seed, number]))
+        names = sorted(self._config.proposers)
+        shares = np.array([self._config.proposers[name] for name in names])
+        proposer = self._proposers[names[int(rng.choice(len(names), p=shares / shares.sum()))]]
+        baselines = range(len(self._config.baselines))
+        candidates = [state.candidates[n] for n in sorted({*baselines, *known})]
+        seen = {candidate.fingerprint for candidate in state.candidates.values()}
+        views = [self._view(candidate, candidate.id in known, state) for candidate in candidates]
+        return proposer.propose(views, rng, seen)
+
+    def _view(self, candidate: Candidate, results_known: bool, state: CampaignState) -> KnownCandidate:
+        proposal = self.load(candidate.id).proposal
+        fitness = loss = None
+        if results_known and candidate.status == "finished":
+            own, reference = candidate.summaries(), state.candidates[0].summaries()
+            fitness = candidate_fitness(own, reference, state.last_rung).value
+            at_last = [summary.validation_loss for summary in own if summary.key.rung == state.last_rung]
+            loss = float(np.mean(at_last))
+        return KnownCandidate(
+            id=candidate.id,
+            name=candidate.name,
+            program=proposal.program,
+            spec=proposal.spec,
+            fitness=fitness,
+            loss=loss,
+            status=candidate.status if results_known else "proposed",
+            parent=candidate.parent,
+        )
+
+
+def read_proposal(path: Path) -> dict[str, Any]:
+    """A candidate's proposal.json: name, motivation, parent, edits, proposer, spec, saw, fingerprint."""
+    record: dict[str, Any] = json.loads(path.read_text())
+    return record
+
+
+def _to_json(stored: StoredProposal) -> dict[str, Any]:
+    record = asdict(stored.proposal) | {"fingerprint": stored.fingerprint}
+    del record["program"]  # it lies beside, in architecture.py
+    return record
+
+
+def _from_json(record: dict[str, Any], program: str) -> StoredProposal:
+    fields = {name: value for name, value in record.items() if name != "fingerprint"}
+    fields["edits"], fields["saw"] = tuple(fields["edits"]), tuple(fields["saw"])
+    return StoredProposal(Proposal(program=program, **fields), record["fingerprint"])

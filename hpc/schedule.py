@@ -1,0 +1,155 @@
+"""What the head does next, as a pure function of the campaign's state.
+
+Nothing here looks at a clock, a file or a process. In deterministic mode the decisions about candidate n rest
+on candidates of fixed numbers alone, whatever the order in which trials finished:
+
+- n is proposed once every candidate up to n - in_flight is settled, from their results;
+- n climbs from a rung once every earlier candidate is done with that rung, ranked among those up to n.
+
+So timing and restarts change how long a campaign takes, not what it finds. In free-running mode the same two
+decisions use whatever has finished (Li et al., "A System for Massively Parallel Hyperparameter Tuning",
+arXiv 1810.05934: asynchronous successive halving).
+"""
+
+import math
+from dataclasses import dataclass
+
+from asiarch.hpc.config import CampaignConfig
+from asiarch.hpc.state import CampaignState, Candidate
+from asiarch.results.ranking import candidate_fitness
+
+
+@dataclass(frozen=True)
+class Propose:
+    """Make candidate `candidate`; it may see the results of the candidates in `known`."""
+
+    candidate: int
+    known: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class CheckProgram:
+    candidate: int
+
+
+@dataclass(frozen=True)
+class Submit:
+    candidate: int
+    rung: int
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Promote:
+    candidate: int
+    rung: int
+
+
+@dataclass(frozen=True)
+class StopEarly:
+    candidate: int
+    rung: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Finish:
+    pass
+
+
+Action = Propose | CheckProgram | Submit | Promote | StopEarly | Finish
+
+
+class Scheduler:
+    """Decides by the campaign's configuration."""
+
+    def __init__(self, config: CampaignConfig) -> None:
+        self._config = config
+        self._deterministic = config.search.mode == "deterministic"
+        self.total = len(config.baselines) + config.budget.candidates
+
+    def next_action(self, state: CampaignState) -> Action | None:
+        """The one thing to do now; None where the head has to wait for a trial."""
+        for candidate in state.candidates.values():
+            action = self._next_for(candidate, state)
+            if action is not None:
+                return action
+        return self._propose(state) or self._finish(state)
+
+    def _next_for(self, candidate: Candidate, state: CampaignState) -> Action | None:
+        if candidate.status == "proposed":
+            return CheckProgram(candidate.id)
+        if candidate.status != "training":
+            return None
+        trials = candidate.trials_at(candidate.rung)
+        due = tuple(s for s in state.seeds if s not in trials or trials[s].status == "interrupted")
+        if due:
+            return Submit(candidate.id, candidate.rung, due)
+        if done_with(candidate, candidate.rung, state):
+            return self._climb_or_stop(candidate, state)
+        return None
+
+    def _climb_or_stop(self, candidate: Candidate, state: CampaignState) -> Action | None:
+        rung = candidate.rung
+        if candidate.baseline:
+            return Promote(candidate.id, rung + 1)
+        rivals = self._rivals(candidate, rung, state)
+        if rivals is None:
+            return None
+        reference = state.candidates[0].summaries()
+        scores = {
+            c.id: candidate_fitness(c.summaries(), reference, rung).value
+            for c in rivals
+            if not c.baseline and completed(c, rung, state)
+        }
+        place = 1 + sum(score > scores[candidate.id] for score in scores.values())
+        climbing = math.ceil(self._config.promote * len(scores))
+        if place <= climbing:
+            return Promote(candidate.id, rung + 1)
+        reason = f"place {place} of {len(scores)} at rung {rung}; the first {climbing} climb"
+        return StopEarly(candidate.id, rung, reason)
+
+    def _rivals(self, candidate: Candidate, rung: int, state: CampaignState) -> list[Candidate] | None:
+        """Whom a candidate is ranked with; None while that is not known yet."""
+        if self._deterministic:
+            earlier = [c for c in state.candidates.values() if c.id <= candidate.id]
+            return earlier if all(done_with(c, rung, state) for c in earlier) else None
+        return list(state.candidates.values()) if completed(state.candidates[0], rung, state) else None
+
+    def _propose(self, state: CampaignState) -> Action | None:
+        number = len(state.candidates)
+        baselines = len(self._config.baselines)
+        if number < baselines:
+            return Propose(number, ())
+        if number >= self.total or state.proposing_ended:
+            return None
+        known = self._known(number, state)
+        if known is None:
+            return None
+        # a baseline's program is known from the start, its results only as those of any other candidate
+        return Propose(number, known)
+
+    def _known(self, number: int, state: CampaignState) -> tuple[int, ...] | None:
+        """Whose results a proposal may use; None while its turn has not come."""
+        in_flight = self._config.search.in_flight
+        if self._deterministic:
+            known = tuple(range(number - in_flight + 1))
+            return known if all(state.candidates[n].settled for n in known) else None
+        if len(state.unsettled) >= in_flight:
+            return None
+        return tuple(c.id for c in state.candidates.values() if c.settled)
+
+    def _finish(self, state: CampaignState) -> Action | None:
+        ended = len(state.candidates) >= self.total or state.proposing_ended
+        return Finish() if ended and not state.unsettled and not state.finished else None
+
+
+def completed(candidate: Candidate, rung: int, state: CampaignState) -> bool:
+    """Whether every seed of a candidate has a result at a rung."""
+    trials = candidate.trials_at(rung)
+    return len(trials) == len(state.seeds) and all(trial.status == "finished" for trial in trials.values())
+
+
+def done_with(candidate: Candidate, rung: int, state: CampaignState) -> bool:
+    """Whether a candidate will bring no more results at a rung."""
+    return candidate.settled or candidate.rung > rung or completed(candidate, rung, state)

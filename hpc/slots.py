@@ -1,0 +1,65 @@
+"""The queue of one machine: a fixed number of trials train at a time, the others wait in order.
+
+submitit's local executor starts whatever it is given at once. So each task waits here, in its own process,
+until one of the slots is free and nobody before it waits. All of it is file locks, which die with their
+holder: a killed task frees its place, and tasks of a dead head go on.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from asiarch.hpc.locks import is_locked, try_lock
+
+POLL_S = 0.1
+
+
+@contextmanager
+def local_slot(folder: Path, slots: int, ticket: str) -> Iterator[int]:
+    """Wait for a slot and hold it; gives the slot's number.
+
+    Args:
+        folder: where the locks of this campaign lie.
+        slots: how many tasks may run at a time.
+        ticket: this task's place in the queue; the lowest living ticket is served first.
+    """
+    waiting = folder / "waiting"
+    waiting.mkdir(parents=True, exist_ok=True)
+    own_ticket = _hold(waiting / ticket)
+    try:
+        slot, handle = _next_slot(folder, slots, waiting, ticket)
+    finally:
+        (waiting / ticket).unlink(missing_ok=True)
+        os.close(own_ticket)
+    try:
+        yield slot
+    finally:
+        os.close(handle)
+
+
+def _next_slot(folder: Path, slots: int, waiting: Path, ticket: str) -> tuple[int, int]:
+    while True:
+        if not _someone_before(waiting, ticket):
+            for slot in range(slots):
+                handle = _open(folder / f"slot-{slot}")
+                if try_lock(handle):
+                    return slot, handle
+                os.close(handle)
+        time.sleep(POLL_S)
+
+
+def _someone_before(waiting: Path, ticket: str) -> bool:
+    earlier = sorted(name for name in os.listdir(waiting) if name < ticket)
+    return any(is_locked(waiting / name) for name in earlier)
+
+
+def _hold(path: Path) -> int:
+    handle = _open(path)
+    try_lock(handle, patience_s=1.0)
+    return handle
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)

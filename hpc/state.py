@@ -1,0 +1,211 @@
+"""What a campaign's journal says: candidates, their trials, and where each of them stands.
+
+The state is a pure function of the events, in their order; nothing else goes into it.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from asiarch.hpc.journal import Event
+from asiarch.results.trial import TrialSummary
+
+CandidateStatus = Literal["proposed", "refused", "training", "stopped", "failed", "finished"]
+TrialStatus = Literal["submitted", "interrupted", "finished", "failed"]
+Slot = tuple[int, int]  # (rung, seed): one trial of a candidate
+
+
+@dataclass
+class Trial:
+    """One candidate x one seed x one rung, as far as the head knows."""
+
+    status: TrialStatus
+    job: str
+    restarts: int = 0
+    summary: TrialSummary | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    cause: str = ""
+    detail: str = ""
+
+    @property
+    def settled(self) -> bool:
+        return self.status in ("finished", "failed")
+
+
+@dataclass
+class Candidate:
+    """One proposed program and the trials it was given."""
+
+    id: int
+    name: str
+    proposer: str
+    parent: int | None
+    fingerprint: str
+    baseline: bool
+    status: CandidateStatus = "proposed"
+    rung: int = 0
+    trials: dict[Slot, Trial] = field(default_factory=dict)
+    reason: str = ""
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing more will run for this candidate."""
+        return self.status in ("refused", "stopped", "failed", "finished")
+
+    def trials_at(self, rung: int) -> dict[int, Trial]:
+        """The trials at a rung, by seed."""
+        return {seed: trial for (at, seed), trial in self.trials.items() if at == rung}
+
+    def summaries(self) -> list[TrialSummary]:
+        return [trial.summary for trial in self.trials.values() if trial.summary is not None]
+
+    @property
+    def origin(self) -> str:
+        """Who proposed it, and from which candidate."""
+        return self.proposer if self.parent is None else f"{self.proposer} <- {self.parent:04d}"
+
+
+@dataclass
+class CampaignState:
+    """A campaign at one moment.
+
+    `seeds` and `last_rung` come from the journal's first event.
+    """
+
+    started: str = ""
+    last_time: str = ""
+    seeds: tuple[int, ...] = ()
+    last_rung: int = 0
+    candidates: dict[int, Candidate] = field(default_factory=dict)
+    finished: bool = False
+    proposing_ended: str = ""
+    head: dict[str, Any] | None = None
+    active_s: float = 0.0
+    stop_reason: str = ""
+    _head_since: str = ""
+
+    @classmethod
+    def replay(cls, events: Iterable[Event]) -> "CampaignState":
+        """The state after all of `events`."""
+        state = cls()
+        for event in events:
+            state.apply(event)
+        return state
+
+    def apply(self, event: Event) -> None:
+        """Take one event in.
+
+        Raises:
+            ValueError: the event is of a kind that this version does not know.
+        """
+        handler = getattr(self, f"_on_{event['event']}", None)
+        if handler is None:
+            raise ValueError(f"journal event {event['event']!r} is unknown to this version of asiarch-hpc")
+        handler(event)
+        self._count_active_time(event)
+
+    @property
+    def summaries(self) -> list[TrialSummary]:
+        return [summary for candidate in self.candidates.values() for summary in candidate.summaries()]
+
+    @property
+    def unsettled(self) -> list[Candidate]:
+        return [candidate for candidate in self.candidates.values() if not candidate.settled]
+
+    def _count_active_time(self, event: Event) -> None:
+        # the time between events counts while a head lives; a dead head wrote no head_stopped
+        if self._head_since and event["event"] != "head_started":
+            self.active_s += seconds_between(self._head_since, event["time"])
+        self._head_since = "" if event["event"] == "head_stopped" else event["time"]
+        self.last_time = event["time"]
+
+    def _on_campaign_started(self, event: Event) -> None:
+        self.started = event["time"]
+        self.seeds = tuple(event["seeds"])
+        self.last_rung = event["rungs"] - 1
+
+    def _on_head_started(self, event: Event) -> None:
+        self.head = {"pid": event["pid"], "host": event["host"], "since": event["time"]}
+        self.stop_reason = ""
+
+    def _on_head_stopped(self, event: Event) -> None:
+        self.head = None
+        self.stop_reason = event["reason"]
+
+    def _on_proposed(self, event: Event) -> None:
+        self.candidates[event["candidate"]] = Candidate(
+            id=event["candidate"],
+            name=event["name"],
+            proposer=event["proposer"],
+            parent=event["parent"],
+            fingerprint=event["fingerprint"],
+            baseline=event["baseline"],
+        )
+
+    def _on_accepted(self, event: Event) -> None:
+        self.candidates[event["candidate"]].status = "training"
+
+    def _on_refused(self, event: Event) -> None:
+        candidate = self.candidates[event["candidate"]]
+        candidate.status = "refused"
+        candidate.reason = event["reason"]
+
+    def _on_submitted(self, event: Event) -> None:
+        trials = self.candidates[event["candidate"]].trials
+        for seed, job in zip(event["seeds"], event["jobs"], strict=True):
+            known = trials.get((event["rung"], seed))
+            restarts = 0 if known is None else known.restarts
+            trials[event["rung"], seed] = Trial("submitted", job, restarts)
+
+    def _trial(self, event: Event) -> Trial:
+        return self.candidates[event["candidate"]].trials[event["rung"], event["seed"]]
+
+    def _on_trial_finished(self, event: Event) -> None:
+        trial = self._trial(event)
+        trial.status = "finished"
+        trial.summary = TrialSummary.from_json(event["summary"])
+        trial.seconds = event["seconds"]
+        self._close_rung(self.candidates[event["candidate"]])
+
+    def _on_trial_interrupted(self, event: Event) -> None:
+        trial = self._trial(event)
+        trial.status = "interrupted"
+        trial.restarts += event["counts"]
+        trial.cause, trial.detail = event["cause"], event["detail"]
+
+    def _on_trial_failed(self, event: Event) -> None:
+        trial = self._trial(event)
+        trial.status = "failed"
+        trial.cause, trial.detail = event["cause"], event["detail"]
+        self._close_rung(self.candidates[event["candidate"]])
+
+    def _close_rung(self, candidate: Candidate) -> None:
+        trials = candidate.trials_at(candidate.rung)
+        if len(trials) < len(self.seeds) or not all(trial.settled for trial in trials.values()):
+            return
+        failed = [trial for trial in trials.values() if trial.status == "failed"]
+        if failed:
+            candidate.status = "failed"
+            candidate.reason = f"{failed[0].cause}: {failed[0].detail}"
+        elif candidate.rung == self.last_rung:
+            candidate.status = "finished"
+
+    def _on_promoted(self, event: Event) -> None:
+        self.candidates[event["candidate"]].rung = event["rung"]
+
+    def _on_stopped_early(self, event: Event) -> None:
+        candidate = self.candidates[event["candidate"]]
+        candidate.status = "stopped"
+        candidate.reason = event["reason"]
+
+    def _on_budget_reached(self, event: Event) -> None:
+        self.proposing_ended = event["reason"]
+
+    def _on_campaign_finished(self, event: Event) -> None:
+        self.finished = True
+
+
+def seconds_between(earlier: str, later: str) -> float:
+    """The seconds from one ISO 8601 time to another."""
+    return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()

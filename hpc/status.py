@@ -1,0 +1,145 @@
+"""One campaign at a glance, gathered from its journal and its trials' progress files. Only reads."""
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from asiarch.hpc.config import CampaignConfig
+from asiarch.hpc.journal import head_is_alive, read_journal
+from asiarch.hpc.layout import RunLayout
+from asiarch.hpc.locks import is_locked
+from asiarch.hpc.progress import TrialProgress, read_progress
+from asiarch.hpc.publish import current_ranking
+from asiarch.hpc.schedule import Scheduler
+from asiarch.hpc.state import CampaignState, seconds_between
+from asiarch.results.ranking import Ranking
+
+
+@dataclass(frozen=True)
+class RunningTrial:
+    """A trial that trains now."""
+
+    candidate: int
+    rung: int
+    seed: int
+    progress: TrialProgress
+
+
+@dataclass(frozen=True)
+class Status:
+    """What `asiarch-hpc status` shows.
+
+    Attributes:
+        head: "running", "finished" or "stopped".
+        elapsed_s: wall time with a head at work; `trial_s` is the sum over trials, `training_s` what of it was
+            training, `slots` how many trials may run at a time.
+        left_s: the estimate of what is left at this rate; None before the first candidate is settled.
+        failures: how many trials failed, by cause.
+        refused: how many programs the checker refused, by check.
+    """
+
+    name: str
+    head: str
+    head_detail: str
+    elapsed_s: float
+    left_s: float | None
+    total_candidates: int
+    proposed: int
+    candidates: dict[str, int]
+    trials: dict[str, int]
+    running: tuple[RunningTrial, ...]
+    trial_s: float
+    training_s: float
+    evaluation_s: float
+    startup_s: float
+    gpu_hours: float
+    slots: int
+    failures: dict[str, int]
+    refused: dict[str, int]
+    ranking: Ranking
+
+    def to_json(self) -> dict[str, Any]:
+        """For scripts: the same, with the running trials and the ranking as plain tables."""
+        plain = {name: value for name, value in vars(self).items() if name not in ("running", "ranking")}
+        running = [
+            {"candidate": t.candidate, "rung": t.rung, "seed": t.seed, **vars(t.progress)} for t in self.running
+        ]
+        return plain | {"running": running, "ranking": self.ranking.to_json()}
+
+
+def read_status(layout: RunLayout, config: CampaignConfig) -> Status:
+    """The campaign's status now."""
+    events = read_journal(layout.root)
+    state = CampaignState.replay(events)
+    alive = head_is_alive(layout.root)
+    running = _running(layout, state)
+    settled = sum(candidate.settled for candidate in state.candidates.values())
+    total = Scheduler(config).total
+    elapsed = state.active_s + (_since(state.last_time) if alive and state.last_time else 0.0)
+    seconds = [t.seconds for c in state.candidates.values() for t in c.trials.values() if t.seconds]
+    return Status(
+        name=config.name,
+        head="finished" if state.finished else "running" if alive else "stopped",
+        head_detail=_head_detail(state, alive),
+        elapsed_s=elapsed,
+        left_s=_left(elapsed, settled, total, state),
+        total_candidates=total,
+        proposed=len(state.candidates),
+        candidates=dict(Counter(candidate.status for candidate in state.candidates.values())),
+        trials=_trial_counts(state, running),
+        running=running,
+        trial_s=sum(s["elapsed"] for s in seconds),
+        training_s=sum(s["training"] for s in seconds),
+        evaluation_s=sum(s["evaluation"] for s in seconds),
+        startup_s=sum(s["startup"] for s in seconds),
+        gpu_hours=sum(s["gpu_hours"] for s in seconds),
+        slots=config.local.slots if config.executor == "local" else config.slurm.max_in_flight,
+        failures=dict(
+            Counter(t.cause for c in state.candidates.values() for t in c.trials.values() if t.status == "failed")
+        ),
+        refused=dict(Counter(check for event in events for check in event.get("checks", ())[:1])),
+        ranking=current_ranking(layout, state),
+    )
+
+
+def _head_detail(state: CampaignState, alive: bool) -> str:
+    if alive and state.head is not None:
+        return f"pid {state.head['pid']} on {state.head['host']}"
+    if state.finished or not state.started:
+        return ""
+    return f"stopped by {state.stop_reason}" if state.stop_reason else "the head died"
+
+
+def _running(layout: RunLayout, state: CampaignState) -> tuple[RunningTrial, ...]:
+    found = []
+    for candidate in state.unsettled:
+        for (rung, seed), trial in candidate.trials.items():
+            paths = layout.trial(candidate.id, rung, seed)
+            progress = read_progress(paths.progress) if trial.status == "submitted" else None
+            if progress is not None and is_locked(paths.lock):
+                found.append(RunningTrial(candidate.id, rung, seed, progress))
+    return tuple(found)
+
+
+def _trial_counts(state: CampaignState, running: tuple[RunningTrial, ...]) -> dict[str, int]:
+    counts = Counter(t.status for c in state.candidates.values() for t in c.trials.values())
+    waiting = counts["submitted"] - len(running)
+    return {
+        "finished": counts["finished"],
+        "running": len(running),
+        "queued": max(0, waiting) + counts["interrupted"],
+        "failed": counts["failed"],
+    }
+
+
+def _left(elapsed: float, settled: int, total: int, state: CampaignState) -> float | None:
+    if state.finished:
+        return 0.0
+    return None if settled == 0 else elapsed / settled * (total - settled)
+
+
+def _since(moment: str) -> float:
+    now = datetime.fromtimestamp(time.time(), timezone.utc).isoformat()
+    return max(0.0, seconds_between(moment, now))

@@ -1,0 +1,255 @@
+"""Train and measure one trial, and write its result: what a task does once it has its slot."""
+
+import os
+import socket
+import time
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+import numpy as np
+import torch
+
+from asiarch.hpc.checkpoints import CheckpointFolder
+from asiarch.hpc.code_version import code_version
+from asiarch.hpc.config import CampaignConfig, config_hash, load_config
+from asiarch.hpc.data import Batches, Dataset, evaluation_windows, open_dataset
+from asiarch.hpc.evaluation.held_out import held_out_loss
+from asiarch.hpc.evaluation.mqar import MQAR, accuracy
+from asiarch.hpc.layout import RunLayout, TrialLayout
+from asiarch.hpc.progress import TrialProgress, write_progress
+from asiarch.hpc.train import CosineSchedule, Curves, Progress, Trainer, start_process
+from asiarch.hpc.trial import Stopped, StopSignal, process_age_s
+from asiarch.models.baselines import baseline_path
+from asiarch.models.contract import load_mixer_class
+from asiarch.models.language_model import (
+    LanguageModel,
+    ModelConfig,
+    match_ffn_width,
+    parameter_count,
+    reference_parameters,
+)
+from asiarch.results.record import FINISHED, LossCurve, TaskResult, TrainCurve, TrialRecord
+from asiarch.results.schema import read_trial, write_trial
+from asiarch.results.trial import TrialKey
+
+# streams of the recall task's generator: training and scoring must never meet
+RECALL_TRAINING, RECALL_SCORING = 0, 1
+RECALL_SCORING_BATCHES = 8
+
+
+def train_trial(run: RunLayout, key: TrialKey, stop: StopSignal, waited_s: float) -> None:
+    """Train one trial to its rung, measure it and write `result.h5`.
+
+    Args:
+        waited_s: seconds that this process waited for its slot; they are no part of the trial's cost.
+
+    Raises:
+        Stopped: told to stop; the state reached is in the checkpoint.
+        Diverged: the loss is not finite.
+    """
+    started = time.time()
+    trial = TrialRun(run, key, stop, started)
+    language, progress = trial.train_language_model()
+    startup_s = process_age_s() - waited_s - (time.time() - trial.first_step_at)
+    evaluating = time.perf_counter()
+    validation, tokens = trial.held_out(language, "validation", trial.config.evaluation.validation_tokens)
+    test, test_tokens = trial.held_out(language, "test", trial.config.evaluation.test_tokens)
+    evaluation_s = time.perf_counter() - evaluating
+    recall, recall_s = trial.recall()
+    record = TrialRecord(
+        key=key,
+        stage=trial.config.preset,
+        parameters=parameter_count(language),
+        tokens=progress.curves.tokens[-1],
+        config_hash=config_hash(trial.config),
+        code_version=code_version(),
+        torch=torch.__version__,
+        device=_device_name(trial.device),
+        slurm_job_id=os.environ.get("SLURM_JOB_ID", ""),
+        started=datetime.fromtimestamp(started, timezone.utc).isoformat(timespec="milliseconds"),
+        elapsed_s=time.time() - started,
+        startup_s=max(0.0, startup_s),
+        training_s=progress.seconds + recall_s,
+        evaluation_s=evaluation_s,
+        gpu_hours=(time.time() - started) / 3600 if trial.device.type == "cuda" else 0.0,
+        outcome=FINISHED,
+        train=_train_curve(progress.curves),
+        validation=_one_point(tokens_seen=progress.curves.tokens[-1], loss=validation),
+        test=_one_point(tokens_seen=progress.curves.tokens[-1], loss=test),
+        tasks=recall,
+    )
+    write_trial(trial.layout.result, record)
+    trial.say(
+        "trial finished",
+        validation_loss=f"{validation:.4f}",
+        held_out_tokens=f"{tokens}+{test_tokens}",
+        **{task: f"{result.score:.3f}" for task, result in recall.items()},
+        elapsed_s=f"{record.elapsed_s:.1f}",
+    )
+
+
+@dataclass
+class TrialRun:
+    """One trial under way."""
+
+    run: RunLayout
+    key: TrialKey
+    stop: StopSignal
+    started: float
+    first_step_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.layout = self.run.trial(self.key.candidate, self.key.rung, self.key.seed)
+        self.config: CampaignConfig = load_config(self.run.config)
+        self.device = start_process(self.config.training.threads)
+        self.report_phase("starting")
+        self.dataset: Dataset = open_dataset(self.run.dataset(self.config))
+        self.mixer_class = load_mixer_class(self.run.program(self.key.candidate))
+        self.sizes = model_sizes(self.config, self.dataset.manifest.vocab_size)
+        self.ffn_width = self._matched_width()
+
+    def _matched_width(self) -> int:
+        reference = load_mixer_class(baseline_path(self.config.model.match_parameters_to))
+        target = reference_parameters(self.sizes, reference)
+        return match_ffn_width(self.sizes, self.mixer_class, target).width
+
+    @property
+    def random_seed(self) -> int:
+        """The same for all candidates at this trial seed: equal embeddings at the start, equal data order."""
+        return int(np.random.SeedSequence([self.config.seed, self.key.seed]).generate_state(1)[0])
+
+    def train_language_model(self) -> tuple[torch.nn.Module, Progress]:
+        """The language model trained to this rung's tokens; it goes on from the rung below."""
+        training = self.config.training
+        batches = Batches(
+            self.dataset.split("train"),
+            length=training.length,
+            batch_size=training.batch_tokens // training.length,
+            seed=self.random_seed,
+        )
+        model = LanguageModel(self.sizes, self.mixer_class, self.ffn_width, seed=self.random_seed)
+        folder = CheckpointFolder(self.layout.checkpoint, before=self._rung_below("checkpoint"))
+        schedule = CosineSchedule(
+            peak=training.learning_rate,
+            floor=training.min_learning_rate_ratio,
+            warmup_steps=round(training.warmup * training.total_steps),
+            total_steps=training.total_steps,
+        )
+        trainer = Trainer(model.to(self.device), batches, schedule, training, folder, self.random_seed)
+        self.first_step_at = time.time()
+        self._train(trainer, self.config.rung_steps(self.key.rung), "training")
+        return trainer.model, trainer.progress
+
+    def recall(self) -> tuple[dict[str, TaskResult], float]:
+        """The recall task's score, and the seconds of training that it took.
+
+        Its model is trained apart from the language model, so it does not depend on the rung: from the second
+        rung on the score is the one of the rung before.
+        """
+        if "mqar" not in self.config.evaluation.tasks:
+            return {}, 0.0
+        if self.key.rung > 0:
+            below = TrialKey(self.key.candidate, self.key.rung - 1, self.key.seed)
+            return dict(read_trial(below.result_path(self.run.root)).tasks), 0.0
+        settings = self.config.evaluation.mqar
+        model = LanguageModel(
+            model_sizes(self.config, settings.vocabulary), self.mixer_class, self.ffn_width, seed=self.random_seed
+        )
+        training = self.config.training.model_copy(update={"learning_rate": settings.learning_rate})
+        schedule = CosineSchedule(settings.learning_rate, 0.0, settings.steps // 10, settings.steps)
+        folder = CheckpointFolder(self.layout.recall)
+        task = self._recall_task(RECALL_TRAINING)
+        trainer = Trainer(model.to(self.device), task, schedule, training, folder, self.random_seed)
+        self._train(trainer, settings.steps, "recall")
+        score = accuracy(trainer.model, self._recall_task(RECALL_SCORING), RECALL_SCORING_BATCHES)
+        return {"mqar": TaskResult(score.score, score.n, score.standard_error)}, trainer.progress.seconds
+
+    def _recall_task(self, stream: int) -> MQAR:
+        settings = self.config.evaluation.mqar
+        seed = np.random.SeedSequence([self.config.seed, self.key.seed, stream]).generate_state(1)[0]
+        return MQAR(settings.pairs, settings.vocabulary, settings.length, settings.batch_size, int(seed))
+
+    def held_out(self, model: torch.nn.Module, split: str, tokens: int) -> tuple[float, int]:
+        """Loss on the first `tokens` of a held-out split, the same windows for every trial."""
+        self.report_phase("evaluating")
+        length = self.config.training.length
+        windows = evaluation_windows(self.dataset.split(split), length=length, tokens=tokens)
+        return held_out_loss(model, windows, batch_size=self.config.training.batch_tokens // length)
+
+    def _train(self, trainer: Trainer, until_step: int, phase: str) -> None:
+        def on_log(progress: Progress) -> None:
+            self.report_phase(phase, progress, until_step)
+
+        self.stop.training = True
+        completed = trainer.train(until_step, on_log, lambda: self.stop.requested)
+        self.stop.training = False
+        if not completed:
+            raise Stopped
+        trainer.save()
+
+    def _rung_below(self, name: str) -> "CheckpointFolder | None":
+        if self.key.rung == 0:
+            return None
+        below: TrialLayout = self.run.trial(self.key.candidate, self.key.rung - 1, self.key.seed)
+        return CheckpointFolder(below.root / name)
+
+    def report_phase(self, phase: str, progress: Progress | None = None, steps: int = 0) -> None:
+        """Rewrite the progress file, and print a line where a log interval has ended."""
+        loss = speed = None
+        if progress is not None and progress.curves.loss:
+            loss, speed = progress.curves.loss[-1], progress.curves.tokens_per_s[-1]
+            left = (steps - progress.step) * progress.seconds / progress.step
+            self.say(
+                phase,
+                step=f"{progress.step}/{steps}",
+                done=f"{progress.step / steps:.0%}",
+                loss=f"{loss:.4f}",
+                grad_norm=f"{progress.curves.grad_norm[-1]:.2f}",
+                tokens_per_s=f"{speed:.0f}",
+                left_s=f"{left:.0f}",
+            )
+        write_progress(
+            self.layout.progress,
+            TrialProgress(
+                phase=phase,
+                started=self.started,
+                updated=time.time(),
+                pid=os.getpid(),
+                host=socket.gethostname(),
+                step=0 if progress is None else progress.step,
+                steps=steps,
+                loss=loss,
+                tokens_per_s=speed,
+            ),
+        )
+
+    def say(self, what: str, **values: str) -> None:
+        """One line of the trial's log."""
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        pairs = " ".join(f"{name}={value}" for name, value in values.items())
+        name = f"{self.key.candidate:04d}/rung{self.key.rung}-seed{self.key.seed}"
+        print(f"{now} {name} {what} {pairs}", flush=True)
+
+
+def model_sizes(config: CampaignConfig, vocab_size: int) -> ModelConfig:
+    """The sizes of the language model around every mixer of a campaign."""
+    return ModelConfig(vocab_size, config.model.layers, config.model.hidden_size, config.model.num_heads)
+
+
+def _train_curve(curves: Curves) -> TrainCurve:
+    return TrainCurve(
+        step=np.array(curves.step, dtype=np.int64),
+        tokens=np.array(curves.tokens, dtype=np.int64),
+        loss=np.array(curves.loss),
+        lr=np.array(curves.lr),
+        grad_norm=np.array(curves.grad_norm),
+        tokens_per_s=np.array(curves.tokens_per_s),
+    )
+
+
+def _one_point(tokens_seen: int, loss: float) -> LossCurve:
+    return LossCurve(np.array([tokens_seen], dtype=np.int64), np.array([loss]))
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name() if device.type == "cuda" else "cpu"

@@ -1,0 +1,53 @@
+"""A short causal convolution, one filter a channel."""
+
+from typing import Literal
+
+from torch import Tensor
+from torch.nn import functional
+
+from asiarch.kernels.shapes import expect_shape
+from asiarch.kernels.short_convolution.chunk import chunk_short_convolution
+
+__all__ = ["short_convolution"]
+
+
+def short_convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    activation: Literal["silu"] | None = None,
+    initial_state: Tensor | None = None,
+    output_final_state: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """y_t = activation(bias + sum_i weight[:, i] x_{t - width + 1 + i}), elementwise over channels.
+
+    Fu et al., "Hungry Hungry Hippos", 2023; Gu and Dao, "Mamba", 2023. The last tap is the present position.
+
+    Args:
+        x: (B, L, D), L >= 1.
+        weight: (D, width).
+        bias: (D,) or None.
+        activation: None or "silu".
+        initial_state: the inputs before the first position, oldest first, (B, width - 1, D); zeros if None.
+        output_final_state: also return the last width - 1 inputs.
+
+    Returns:
+        y (B, L, D), and the state (B, width - 1, D) or None.
+
+    Raises:
+        ValueError: a shape does not fit, or the activation is unknown.
+    """
+    if x.dim() != 3 or x.shape[1] < 1:
+        raise ValueError(f"x has shape {tuple(x.shape)}, expected (batch, length >= 1, channels)")
+    batch, _, channels = x.shape
+    if weight.dim() != 2 or weight.shape[0] != channels or weight.shape[1] < 1:
+        raise ValueError(f"weight has shape {tuple(weight.shape)}, expected ({channels}, width >= 1)")
+    if bias is not None:
+        expect_shape("bias", bias, (channels,))
+    if initial_state is not None:
+        expect_shape("initial_state", initial_state, (batch, weight.shape[1] - 1, channels))
+    if activation not in (None, "silu"):
+        raise ValueError(f'activation is {activation!r}, expected None or "silu"')
+    y, state = chunk_short_convolution(x, weight, bias, initial_state)
+    return functional.silu(y) if activation == "silu" else y, state if output_final_state else None

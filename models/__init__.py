@@ -1,0 +1,1 @@
+"""The candidate's contract, the language model around it, and the baselines."""

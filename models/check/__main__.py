@@ -1,0 +1,73 @@
+"""`python -m asiarch.models.check`: check one program in this process, under limits that it sets on itself.
+
+The child of `asiarch.hpc.check.run_check`. Exit code 0: the report is written, whatever its verdict. Before
+it touches the program it makes the report's file, empty: what ends the process from then on is the program's
+doing, what ended it earlier was not.
+"""
+
+import argparse
+import json
+import resource
+import signal
+import sys
+from pathlib import Path
+
+from asiarch.models.check.settings import CheckSettings
+from asiarch.models.errors import UserError
+
+FILE_SIZE = 16 << 20
+
+
+def main() -> int:
+    """Read the arguments, set the limits, check, write the report."""
+    parser = argparse.ArgumentParser(prog="python -m asiarch.models.check")
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--report", type=Path, required=True)
+    parser.add_argument("--settings", type=json.loads, default={}, help="CheckSettings as a JSON object")
+    parser.add_argument(
+        "--timeout-s", type=int, default=120, help="for the program, once the checks are loaded"
+    )
+    parser.add_argument("--memory-gb", type=float, default=4.0)
+    arguments = parser.parse_args()
+    limit_this_process(arguments.memory_gb)
+    # after the limits: all that the checks themselves need must fit under them too
+    from asiarch.models.check.construction import target_parameters
+    from asiarch.models.check.program import check_program
+
+    settings = CheckSettings(**arguments.settings)
+    try:
+        target_parameters(settings)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    arguments.report.touch()
+    # its default action ends the process, in a loop in C too, and also when the parent is gone
+    signal.alarm(arguments.timeout_s)
+    limit_cpu_time(arguments.timeout_s + 1)
+    report = check_program(arguments.file, settings)
+    arguments.report.write_text(report.to_json(), encoding="utf-8")
+    return 0
+
+
+def limit_this_process(memory_gb: float) -> None:
+    """Limit memory, file size and core dumps of this process and its children, for good."""
+    _set_limit(resource.RLIMIT_FSIZE, FILE_SIZE)
+    _set_limit(resource.RLIMIT_CORE, 0)
+    # RLIMIT_AS would also count the libraries of a CUDA build, mapped but never touched
+    _set_limit(resource.RLIMIT_DATA, int(memory_gb * 2**30))
+
+
+def limit_cpu_time(seconds: int) -> None:
+    """Limit the processor time from now on; a process that this one starts has the limit too."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _set_limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + seconds)
+
+
+def _set_limit(which: int, value: int) -> None:
+    _, hard = resource.getrlimit(which)
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(which, (value, value))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Records of trials, their statistics and their ranking."""

@@ -1,0 +1,196 @@
+"""Everything one trial measured, and the rules that a usable record keeps."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from datetime import datetime, timedelta
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asiarch.results.trial import BadResult, TrialKey, TrialSummary
+
+# `finished` alone may be ranked; the others say why the trial stopped before its budget.
+FINISHED = "finished"
+OUTCOMES = (FINISHED, "diverged", "too_slow", "implausible", "stopped", "failed")
+
+MAX_POINTS = 1 << 20  # points of a curve
+MAX_TASKS = 64
+MAX_TEXT = 512  # bytes of one text attribute
+TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainCurve:
+    """The training log, one entry a logged step; all arrays have the shape (points,).
+
+    step: optimiser steps done. tokens: training tokens seen so far. loss: nats a token. lr: learning rate.
+    grad_norm: before clipping; may be infinite where a scaled step overflowed. tokens_per_s: throughput.
+    """
+
+    step: Integers
+    tokens: Integers
+    loss: Floats
+    lr: Floats
+    grad_norm: Floats
+    tokens_per_s: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class LossCurve:
+    """Loss (nats a token) on held-out data after `tokens` training tokens; both have the shape (points,)."""
+
+    tokens: Integers
+    loss: Floats
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """A benchmark's score (higher is better), its number of examples and its standard error."""
+
+    score: float
+    n: int
+    standard_error: float
+
+
+@dataclass(frozen=True, eq=False)
+class TrialRecord:
+    """One trial's result.
+
+    `validation` is a curve whose last loss is the trial's score; `test` holds one point, measured at the
+    end, which is reported and never used for selection. Times are in seconds; `started` is ISO 8601 in UTC;
+    `slurm_job_id` is empty outside Slurm; `tokens` counts training tokens. A trial that did not finish may
+    have empty curves; a loss that is not finite does not belong in `validation` or `test` (leave the point
+    out).
+    """
+
+    key: TrialKey
+    stage: str
+    parameters: int
+    tokens: int
+    config_hash: str
+    code_version: str
+    torch: str
+    device: str
+    slurm_job_id: str
+    started: str
+    elapsed_s: float
+    startup_s: float
+    training_s: float
+    evaluation_s: float
+    gpu_hours: float
+    outcome: str
+    train: TrainCurve
+    validation: LossCurve
+    test: LossCurve
+    tasks: Mapping[str, TaskResult] = field(default_factory=dict)
+
+    def summary(self) -> TrialSummary:
+        """What the search and the ranking need; the throughput is the median over the logged steps.
+
+        Raises BadResult where the trial did not finish: it has no score.
+        """
+        if self.outcome != FINISHED:
+            raise BadResult(f"outcome is {self.outcome}: only a finished trial has a score")
+        return TrialSummary(
+            key=self.key,
+            validation_loss=float(self.validation.loss[-1]),
+            test_loss=float(self.test.loss[-1]),
+            tokens_per_s=float(np.median(self.train.tokens_per_s)),
+            parameters=self.parameters,
+            tasks={name: task.score for name, task in self.tasks.items()},
+        )
+
+
+def validate(record: TrialRecord) -> None:
+    """Raise BadResult, naming the part, unless the record may be stored and used."""
+    _validate_attributes(record)
+    finished = record.outcome == FINISHED
+    _validate_curve("train", record.train, points=(1 if finished else 0, MAX_POINTS))
+    _validate_curve("validation", record.validation, points=(1 if finished else 0, MAX_POINTS))
+    _validate_curve("test", record.test, points=(1 if finished else 0, 1))
+    _increasing("train/step", record.train.step)
+    _finite("train/lr", record.train.lr)
+    _finite("train/tokens_per_s", record.train.tokens_per_s, minimum=0.0)
+    if finished:  # the log of a run that diverged shows how it did
+        _finite("train/loss", record.train.loss)
+    # a cross entropy is never negative
+    _finite("validation/loss", record.validation.loss, minimum=0.0)
+    _finite("test/loss", record.test.loss, minimum=0.0)
+    _validate_tasks(record.tasks)
+
+
+def _validate_attributes(record: TrialRecord) -> None:
+    counts = {
+        "candidate": record.key.candidate,
+        "rung": record.key.rung,
+        "seed": record.key.seed,
+        "parameters": record.parameters,
+        "tokens": record.tokens,
+    }
+    for name, count in counts.items():
+        if not 0 <= count < 2**63:
+            raise BadResult(f"{name} is {count}, need an integer from 0 to 2^63 - 1")
+    for name in ("elapsed_s", "startup_s", "training_s", "evaluation_s", "gpu_hours"):
+        number = getattr(record, name)
+        if not (math.isfinite(number) and number >= 0):
+            raise BadResult(f"{name} is {number}, need a finite number >= 0")
+    for name in ("stage", "config_hash", "code_version", "torch", "device", "slurm_job_id", "started"):
+        text = getattr(record, name)
+        # these texts reach terminals, where an escape sequence would act
+        if not text.isprintable() or len(text.encode()) > MAX_TEXT:
+            raise BadResult(f"{name} is not a printable text of at most {MAX_TEXT} bytes")
+    if record.outcome not in OUTCOMES:
+        raise BadResult(f"outcome is {record.outcome[:40]!r}, not one of {', '.join(OUTCOMES)}")
+    if not _is_utc(record.started):
+        raise BadResult(f"started is {record.started[:40]!r}, not a time in ISO 8601 and UTC")
+
+
+def _is_utc(text: str) -> bool:
+    try:
+        # Python 3.10 does not read the suffix Z
+        return datetime.fromisoformat(text.replace("Z", "+00:00")).utcoffset() == timedelta(0)
+    except ValueError:
+        return False
+
+
+def _validate_curve(name: str, curve: TrainCurve | LossCurve, points: tuple[int, int]) -> None:
+    for column in fields(curve):
+        values = getattr(curve, column.name)
+        if values.shape != curve.tokens.shape or values.ndim != 1:
+            raise BadResult(f"{name}/{column.name} has shape {values.shape}, tokens {curve.tokens.shape}")
+    low, high = points
+    if not low <= len(curve.tokens) <= high:
+        raise BadResult(f"{name} has {len(curve.tokens)} points, need {low} to {high}")
+    _increasing(f"{name}/tokens", curve.tokens)
+
+
+def _increasing(name: str, values: Integers) -> None:
+    if np.any(values < 0) or np.any(values[1:] <= values[:-1]):
+        raise BadResult(f"{name} does not increase from 0 upward")
+
+
+def _finite(name: str, values: Floats, minimum: float = -math.inf) -> None:
+    bad = ~np.isfinite(values) | (values < minimum)
+    if bad.any():
+        where = int(np.argmax(bad))
+        need = "a finite number" if minimum == -math.inf else f"a finite number >= {minimum:g}"
+        raise BadResult(f"{name}[{where}] is {values[where]}, need {need}")
+
+
+def _validate_tasks(tasks: Mapping[str, TaskResult]) -> None:
+    if len(tasks) > MAX_TASKS:
+        raise BadResult(f"eval has {len(tasks)} tasks, at most {MAX_TASKS} are read")
+    for name, task in tasks.items():
+        if not TASK_NAME.fullmatch(name):
+            raise BadResult(f"eval has a task named {name[:40]!r}, need letters, digits and _.- alone")
+        if not math.isfinite(task.score):
+            raise BadResult(f"eval/{name}/score is {task.score}, need a finite number")
+        if not (math.isfinite(task.standard_error) and task.standard_error >= 0):
+            raise BadResult(f"eval/{name}/standard_error is {task.standard_error}, need a finite number >= 0")
+        if not 1 <= task.n < 2**63:
+            raise BadResult(f"eval/{name}/n is {task.n}, need an integer >= 1")
