@@ -76,6 +76,8 @@ def start_process(threads: int) -> torch.device:
     # DeepSpeed would compile a shared-memory collective with g++ (a minute, and a lock left behind by a
     # killed build); gloo serves without it
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # DeepSpeed asks for these, as its own launcher would set them
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     if not torch.distributed.is_initialized():
         # a store in memory: no port that two trials on a node could both want

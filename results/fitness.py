@@ -41,8 +41,7 @@ def fitness(loss_change: float, benchmark_change: float | None = None, judge: fl
 
 
 def sigmoid(change: float) -> float:
-    """The module's sigma. The form by tanh does not overflow. Raises ValueError where `change` is not
-    finite."""
+    """The module's sigma, by tanh, which does not overflow. Raises ValueError unless `change` is finite."""
     if not math.isfinite(change):
         raise ValueError(f"a relative change of {change} has no fitness: need a finite number")
     return 0.5 * (1.0 + math.tanh(0.5 * STEEPNESS * change))

@@ -34,8 +34,7 @@ _Trials = Mapping[TrialKey, TrialSummary]
 
 @dataclass(frozen=True)
 class CandidateInfo:
-    """What the ranking says of a candidate beside its numbers. `path` is its program, relative to the run's
-    folder."""
+    """What the ranking says of a candidate beside its numbers. `path`: its program, relative to RUN."""
 
     candidate: int
     name: str
@@ -84,8 +83,7 @@ class RankingRow:
 
 @dataclass(frozen=True)
 class Ranking:
-    """`family_size`: over how many candidates the p-values are corrected. `judge`: who has a judge's
-    score."""
+    """`family_size`: how many candidates the p-values are corrected for. `judge`: who has a judge's score."""
 
     reference: int
     seeds: tuple[int, ...]

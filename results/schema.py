@@ -168,13 +168,16 @@ def _image(path: Path) -> bytes:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise BadResult(f"cannot be opened: {error.strerror}") from None
-    with os.fdopen(handle, "rb") as file:
-        try:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise BadResult("is not a regular file")
+    try:
+        # a folder opens too, and Python refuses to make a file of it
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise BadResult("is not a regular file")
+        with os.fdopen(handle, "rb", closefd=False) as file:
             image = file.read(MAX_BYTES + 1)
-        except OSError as error:
-            raise BadResult(f"cannot be read: {error.strerror}") from None
+    except OSError as error:
+        raise BadResult(f"cannot be read: {error.strerror}") from None
+    finally:
+        os.close(handle)
     if len(image) > MAX_BYTES:
         raise BadResult(f"is larger than {MAX_BYTES >> 20} MiB")
     if not image.startswith(SIGNATURE):

@@ -16,8 +16,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Paired:
-    """A mean difference over `n` pairs, its 95% interval and its two-sided p-value (None where there is
-    none)."""
+    """A mean difference over `n` pairs, its 95% interval and its two-sided p-value; None: there is none."""
 
     mean: float
     low: float | None

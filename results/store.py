@@ -31,8 +31,7 @@ _SCORES: Row = {"candidate": 0, "rung": 0, "seed": 0, "task": "", "score": 0.0, 
 
 @dataclass(frozen=True)
 class Aggregate:
-    """How many trials went into results.h5, and which result files did not, each with the reason in one
-    line."""
+    """How many trials went into results.h5, and which files did not, each with a reason in one line."""
 
     trials: int
     skipped: tuple[tuple[Path, str], ...]
@@ -106,8 +105,7 @@ def _write_curve(file: h5py.File, record: TrialRecord) -> None:
 
 
 def _table(rows: Sequence[Row]) -> np.ndarray[Any, np.dtype[Any]]:
-    """Rows as a compound array, its columns in the order of their first appearance; None becomes NaN or
-    ''."""
+    """Rows as a compound array, columns in the order of first appearance; None becomes NaN or no text."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = {name: _column(name, [row.get(name) for row in rows]) for name in names}
     # HDF5 has no compound type without members

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -287,7 +288,7 @@ def test_every_truncation_is_refused(stored: Path) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_flipped_bytes_are_refused_or_harmless(
     tmp_path: Path, make_record: MakeRecord, data: st.DataObject
 ) -> None:
@@ -297,11 +298,14 @@ def test_flipped_bytes_are_refused_or_harmless(
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(content)
+    reason, got = "", None
     try:
         got = read_trial(path)
     except BadResult as error:
-        assert error.reason
-        assert "\n" not in error.reason
+        reason = error.reason
+    if got is None:
+        assert reason
+        assert "\n" not in reason
     else:
         assert_same(got, make_record())
 
@@ -320,8 +324,6 @@ while True:
 
 
 def test_a_killed_writer_leaves_one_whole_record(tmp_path: Path, make_record: MakeRecord) -> None:
-    import pickle
-
     records = [make_record(tokens=tokens) for tokens in (1, 2)]
     (tmp_path / "records").write_bytes(pickle.dumps(records))
     path = tmp_path / "trial" / "result.h5"
