@@ -1,8 +1,46 @@
-# asiarch-hpc: `make demo` runs a small campaign, `make test` passes the tests. Both set up .venv first.
-PYTHON ?= python3
-VENV   := .venv
-BIN    := $(VENV)/bin
-STAMP  := $(VENV)/.installed
-PACKAGES := hpc agents results models kernels
+# `make demo` runs a small campaign, `make test` passes the tests; both set up .venv first.
+PYTHON    ?= python3
+VENV      := .venv
+BIN       := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PACKAGES  := hpc agents results models kernels
+DEMO_RUN  := runs/demo
 
-.PHONY: install demo test test-fast lint typecheck format clean
+.PHONY: install demo test test-fast lint format typecheck clean
+
+install: $(INSTALLED)
+
+# the versions in constraints.txt are the ones that the tests ran with
+$(INSTALLED): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "asiarch-hpc needs Python 3.10 or newer: make PYTHON=python3.11 ..."; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: install
+	$(BIN)/asiarch-hpc run campaigns/demo.yaml --run $(DEMO_RUN)
+
+test: lint typecheck
+	$(BIN)/python -m pytest -q
+
+test-fast: install
+	$(BIN)/python -m pytest -q -m "not slow"
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# type checkers do not follow setup.cfg's package_dir: they see the packages through links
+typecheck: install
+	@mkdir -p build/types/asiarch
+	@for package in $(PACKAGES); do ln -sfn ../../../$$package build/types/asiarch/$$package; done
+	MYPYPATH=build/types $(BIN)/mypy --namespace-packages -p asiarch
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

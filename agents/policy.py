@@ -48,7 +48,8 @@ class PaperPolicy:
             raise ValueError(f"policy: parents must be 1 to pool ({self.pool}), not {self.parents}")
         if self.refresh < 1 or self.cold_start < 0:
             raise ValueError(
-                f"policy: refresh must be above 0, cold_start not below; got {self.refresh}, {self.cold_start}"
+                f"policy: refresh must be 1 or more, cold_start 0 or more, not {self.refresh}, "
+                f"{self.cold_start}"
             )
 
     def ranked_pool(self, known: Sequence[KnownCandidate]) -> list[KnownCandidate]:
@@ -120,7 +121,5 @@ def _draw(candidates: Sequence[KnownCandidate], rng: np.random.Generator) -> Kno
 def _sample(
     candidates: Sequence[KnownCandidate], rng: np.random.Generator, count: int
 ) -> tuple[KnownCandidate, ...]:
-    chosen = (
-        rng.choice(len(candidates), size=min(count, len(candidates)), replace=False) if candidates else []
-    )
-    return tuple(candidates[int(index)] for index in chosen)
+    # permutation, not choice: it also takes an empty list
+    return tuple(candidates[int(index)] for index in rng.permutation(len(candidates))[:count])

@@ -47,7 +47,10 @@ class Proposal:
 class Proposer(Protocol):
     """Who proposes. The same arguments and the same state of `rng` give the same proposal."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The name under which its proposals are counted."""
+        ...
 
     def propose(
         self, known: Sequence[KnownCandidate], rng: np.random.Generator, seen: Container[str]

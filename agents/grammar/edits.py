@@ -6,7 +6,7 @@ import numpy as np
 
 from asiarch.agents.grammar.changes import Change, Edit
 from asiarch.agents.grammar.part_edits import PART_EDITS
-from asiarch.agents.grammar.program import MixerProgram, valid
+from asiarch.agents.grammar.program import Mix, MixerProgram, valid
 from asiarch.agents.grammar.state_edits import STATE_EDITS
 
 EDITS: tuple[Edit, ...] = (*STATE_EDITS, *PART_EDITS)
@@ -30,8 +30,8 @@ def draw_change(program: MixerProgram, rng: np.random.Generator) -> tuple[str, C
 def cross(program: MixerProgram, other: MixerProgram, other_name: str) -> list[Change]:
     """Each way to take one group of parts from another program."""
     both = "Both programs were kept by the search: what helped one may add to what helped the other."
-    one_branch = len(other.recurrences) + (program.window is not None) == 1
-    mix = "none" if one_branch else next((m for m in (program.mix, other.mix) if m != "none"), "learned")
+    one_branch = len(other.recurrences) == 1 and program.window is None
+    mix: Mix = "none" if one_branch else _some_mix(program, other)
     norm = "head" if one_branch and program.output_norm == "branch" else program.output_norm
     states = replace(program, recurrences=other.recurrences, qk_norm=other.qk_norm, mix=mix, output_norm=norm)
     crossed = [
@@ -62,3 +62,8 @@ def cross(program: MixerProgram, other: MixerProgram, other_name: str) -> list[C
         for new, parts in crossed
         if new != program and new != other and not valid(new)
     ]
+
+
+def _some_mix(program: MixerProgram, other: MixerProgram) -> Mix:
+    mixes = (program.mix, other.mix)
+    return next((mix for mix in mixes if mix != "none"), "learned")

@@ -4,7 +4,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from asiarch.agents.grammar.changes import Change, edit
-from asiarch.agents.grammar.program import WINDOWS, Convolution, Gate, MixerProgram, Window
+from asiarch.agents.grammar.program import (
+    WINDOWS,
+    Convolution,
+    FeatureMap,
+    Gate,
+    GateForm,
+    MixerProgram,
+    OutputNorm,
+    Window,
+)
 
 _CONV_REASONS = {
     "q": "A query that sees its last tokens can ask for what follows a phrase, not a single token "
@@ -82,7 +91,7 @@ def switch_convolution_activation(program: MixerProgram) -> Iterator[Change]:
 @edit()
 def change_feature_map(program: MixerProgram) -> Iterator[Change]:
     """Another feature map on q and k."""
-    texts = {
+    texts: dict[FeatureMap, str] = {
         "identity": "The map is left to the projections: signs are kept, so keys can cancel as well as add.",
         "silu": "A smooth gate on each channel makes q and k sparser with hardly any dead channels.",
         "elu1": "Positive features make every weight of a past token positive, as those of softmax are "
@@ -96,7 +105,11 @@ def change_feature_map(program: MixerProgram) -> Iterator[Change]:
         "among slots "
         "(Hedgehog, Zhang et al., 2024).",
     }
-    words = {"elu1": "elu + 1", "square": "squared relu", "softmax": "softmax over channels"}
+    words: dict[FeatureMap, str] = {
+        "elu1": "elu + 1",
+        "square": "squared relu",
+        "softmax": "softmax over channels",
+    }
     for feature_map, why in texts.items():
         if feature_map != program.feature_map:
             yield Change(
@@ -233,7 +246,7 @@ def change_mix(program: MixerProgram) -> Iterator[Change]:
 @edit()
 def change_output_norm(program: MixerProgram) -> Iterator[Change]:
     """RMS norm of the mixed output, of each branch, or none."""
-    texts = {
+    texts: dict[OutputNorm, tuple[str, str]] = {
         "none": (
             "Leaves the output of the heads unnormalised.",
             "The size of what was recalled says how sure the memory is; normalisation throws that away.",
@@ -276,7 +289,7 @@ def change_output_gate(program: MixerProgram) -> Iterator[Change]:
     gate = program.output_gate
     if gate is None:
         return
-    form = "sigmoid" if gate.form == "silu" else "silu"
+    form: GateForm = "sigmoid" if gate.form == "silu" else "silu"
     yield Change(
         replace(program, output_gate=replace(gate, form=form)),
         f"Makes the output gate a {form}.",

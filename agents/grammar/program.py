@@ -155,7 +155,7 @@ def _recurrence_reasons(recurrence: Recurrence, program: MixerProgram) -> list[s
 
 
 def _value_reasons(program: MixerProgram) -> list[str]:
-    choices = [
+    choices: list[tuple[str, object, tuple[object, ...]]] = [
         ("feature_map", program.feature_map, get_args(FeatureMap)),
         ("qk_norm", program.qk_norm, get_args(QKNorm)),
         ("mix", program.mix, get_args(Mix)),

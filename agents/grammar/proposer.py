@@ -70,7 +70,8 @@ def _edited(
     rng: np.random.Generator,
 ) -> tuple[MixerProgram, list[tuple[str, Change]]]:
     """`count` edits in a row, none of which leads back to a program already passed."""
-    passed, edits = [program], []
+    passed = [program]
+    edits: list[tuple[str, Change]] = []
     while len(edits) < count:
         name, change = _change(passed[-1], references, rng)
         if change.program in passed:

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from asiarch.agents.grammar.changes import Change, each_state, edit
-from asiarch.agents.grammar.program import Decay, MixerProgram, Recurrence
+from asiarch.agents.grammar.program import Decay, DecayForm, Granularity, MixerProgram, Recurrence, Write
 
 TIMESCALES = ((1.0, 1000.0), (2.0, 64.0), (16.0, 256.0), (64.0, 4096.0))
-FORM_WORDS = {
+FORM_WORDS: dict[DecayForm, str] = {
     "softplus": "Mamba-2's softplus decay",
     "logsigmoid": "GLA's log-sigmoid decay",
     "fixed": "a learned decay that is the same at every token",
@@ -20,7 +20,8 @@ def add_decay_by_head(program: MixerProgram) -> Iterator[Change]:
     for state, put, which in each_state(program):
         if state.decay:
             continue
-        for form in ("softplus", "fixed"):
+        forms: tuple[DecayForm, ...] = ("softplus", "fixed")
+        for form in forms:
             yield Change(
                 put(replace(state, decay=Decay("head", form, (1.0, 1000.0)))),
                 f"Gives {which} a decay for each head: {FORM_WORDS[form]}.",
@@ -51,35 +52,26 @@ def add_decay_by_channel(program: MixerProgram) -> Iterator[Change]:
 @edit()
 def switch_decay_granularity(program: MixerProgram) -> Iterator[Change]:
     """From a decay for each head to one for each channel, and back."""
+    reasons: dict[Granularity, str] = {
+        "channel": "A head no longer forgets all its content at once: channels that hold lasting features keep "
+        "them while others are reused (GLA, Yang et al., 2023).",
+        "head": "One number for each head is cheaper, and leaves q and k free to carry content rather than "
+        "timing; Mamba-2 lost little by this step (Dao and Gu, 2024).",
+    }
     for state, put, which in each_state(program):
         if state.decay is None:
             continue
-        if state.decay.granularity == "head":
-            to, why = (
-                "channel",
-                (
-                    "A head no longer forgets all its content at once: channels that hold lasting features "
-                    "keep them "
-                    "while others are reused (GLA, Yang et al., 2023)."
-                ),
-            )
-        else:
-            to, why = (
-                "head",
-                (
-                    "One number for each head is cheaper, and leaves q and k free to carry content rather "
-                    "than "
-                    "timing; Mamba-2 lost little by this step (Dao and Gu, 2024)."
-                ),
-            )
+        to: Granularity = "channel" if state.decay.granularity == "head" else "head"
         decay = replace(state.decay, granularity=to)
-        yield Change(put(replace(state, decay=decay)), f"Makes the decay of {which} one for each {to}.", why)
+        yield Change(
+            put(replace(state, decay=decay)), f"Makes the decay of {which} one for each {to}.", reasons[to]
+        )
 
 
 @edit()
 def change_decay_form(program: MixerProgram) -> Iterator[Change]:
     """Between softplus, log-sigmoid and fixed decay."""
-    reasons = {
+    reasons: dict[DecayForm, str] = {
         "softplus": "Its rate is unbounded, so one token can wipe the state (a hard reset at a boundary), "
         "while small "
         "rates stay well resolved (Mamba-2, Dao and Gu, 2024).",
@@ -162,7 +154,7 @@ def remove_delta_rule(program: MixerProgram) -> Iterator[Change]:
 @edit()
 def change_write(program: MixerProgram) -> Iterator[Change]:
     """How strongly a linear state is written."""
-    texts = {
+    texts: dict[Write, tuple[str, str]] = {
         "plain": (
             "Writes {} with every key at full strength.",
             "The length of k already says how much to write; a second control of the same thing only adds "
