@@ -23,8 +23,9 @@ from asiarch.hpc.journal import Journal, read_journal
 from asiarch.hpc.layout import RunLayout
 from asiarch.hpc.progress import read_progress
 from asiarch.hpc.proposals import ProposalStore
-from asiarch.hpc.publish import current_ranking, publish_results
+from asiarch.hpc.publish import publish_results
 from asiarch.hpc.schedule import (
+    Action,
     CheckProgram,
     Finish,
     Promote,
@@ -33,6 +34,7 @@ from asiarch.hpc.schedule import (
     StopEarly,
     Submit,
 )
+from asiarch.hpc.standings import current_ranking
 from asiarch.hpc.state import CampaignState, Candidate, Trial
 from asiarch.models.check.settings import CheckSettings
 from asiarch.models.errors import UserError
@@ -82,8 +84,7 @@ class Head:
         collected = self._collect()
         action = self._scheduler.next_action(self.state)
         if action is not None:
-            # one overload for each kind of action, by its name
-            getattr(self, f"_do_{type(action).__name__}")(action)
+            self._act(action)
         self._log.show_running(self.state, self._run)
         return collected or action is not None
 
@@ -179,7 +180,24 @@ class Head:
 
     # -- what the scheduler decided ----------------------------------------------------------------------
 
-    def _do_Propose(self, action: Propose) -> None:
+    def _act(self, action: Action) -> None:
+        match action:
+            case Propose():
+                self._propose(action)
+            case CheckProgram(candidate):
+                self._check(candidate)
+            case Submit(candidate, rung, seeds):
+                jobs = self._jobs.submit(candidate, rung, seeds)
+                self._record("submitted", candidate=candidate, rung=rung, seeds=list(seeds), jobs=jobs)
+            case Promote(candidate, rung):
+                self._record("promoted", candidate=candidate, rung=rung)
+            case StopEarly(candidate, rung, reason):
+                self._record("stopped_early", candidate=candidate, rung=rung, reason=reason)
+                self._after_trial(candidate)
+            case Finish():
+                self._record("campaign_finished")
+
+    def _propose(self, action: Propose) -> None:
         try:
             stored = self._proposals.make(action.candidate, action.known, self.state)
         except NothingNew as error:
@@ -198,25 +216,21 @@ class Head:
             baseline=action.candidate < len(self._config.baselines),
         )
 
-    def _do_CheckProgram(self, action: CheckProgram) -> None:
+    def _check(self, candidate: int) -> None:
         report = run_check(
-            self._run.program(action.candidate),
+            self._run.program(candidate),
             self._check_settings(),
             timeout_s=self._config.check.timeout,
             memory_gb=self._config.check.memory_gb,
-            report_path=self._run.check(action.candidate),
+            report_path=self._run.check(candidate),
         )
         if report.accepted:
-            self._record("accepted", candidate=action.candidate, seconds=round(report.seconds, 2))
+            self._record("accepted", candidate=candidate, seconds=round(report.seconds, 2))
             return
-        refused = [check for check in report.checks if not check.passed]
-        self._record(
-            "refused",
-            candidate=action.candidate,
-            checks=[check.name for check in refused],
-            reason=f"{refused[0].name}: {refused[0].message}",
-        )
-        self._after_trial(action.candidate)
+        first = report.refusals[0]
+        refused = [check.name for check in report.refusals]
+        self._record("refused", candidate=candidate, checks=refused, reason=f"{first.name}: {first.message}")
+        self._after_trial(candidate)
 
     def _check_settings(self) -> CheckSettings:
         model = self._config.model
@@ -228,22 +242,6 @@ class Head:
             reference=model.match_parameters_to,
             seed=self._config.seed,
         )
-
-    def _do_Submit(self, action: Submit) -> None:
-        jobs = self._jobs.submit(action.candidate, action.rung, action.seeds)
-        self._record(
-            "submitted", candidate=action.candidate, rung=action.rung, seeds=list(action.seeds), jobs=jobs
-        )
-
-    def _do_Promote(self, action: Promote) -> None:
-        self._record("promoted", candidate=action.candidate, rung=action.rung)
-
-    def _do_StopEarly(self, action: StopEarly) -> None:
-        self._record("stopped_early", candidate=action.candidate, rung=action.rung, reason=action.reason)
-        self._after_trial(action.candidate)
-
-    def _do_Finish(self, action: Finish) -> None:
-        self._record("campaign_finished")
 
     # -- coming and going --------------------------------------------------------------------------------
 

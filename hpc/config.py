@@ -95,7 +95,9 @@ class ModelConfig(_Section):
     @model_validator(mode="after")
     def _heads_divide(self) -> "ModelConfig":
         if self.hidden_size % self.num_heads:
-            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}"
+            )
         return self
 
 
@@ -167,7 +169,9 @@ class MQARConfig(_Section):
     @model_validator(mode="after")
     def _pairs_fit(self) -> "MQARConfig":
         if self.length < 4 * self.pairs:
-            raise ValueError(f"length {self.length} is too short: {self.pairs} pairs and queries need {4 * self.pairs}")
+            raise ValueError(
+                f"length {self.length} is too short: {self.pairs} pairs and queries need {4 * self.pairs}"
+            )
         if (self.vocabulary - 1) // 2 < self.pairs:
             raise ValueError(f"vocabulary {self.vocabulary} has fewer keys than {self.pairs} pairs need")
         return self
@@ -288,7 +292,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> CampaignConfig:
         given = _merge(given, _override(override))
     preset = given.get("preset")
     if preset not in PRESETS:
-        raise UserError(f"{source.where(('preset',))}: preset: need one of {', '.join(PRESETS)}, not {preset!r}")
+        raise UserError(
+            f"{source.where(('preset',))}: preset: need one of {', '.join(PRESETS)}, not {preset!r}"
+        )
     try:
         return CampaignConfig.model_validate(_merge(preset_values(preset), given))
     except ValidationError as error:

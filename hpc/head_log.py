@@ -52,8 +52,10 @@ class HeadLog:
     def event(self, event: Event, state: CampaignState) -> None:
         """One line for an event that was just written to the journal."""
         who = f"{event['candidate']:04d}" if "candidate" in event else "-   "
-        pairs = {name: event[name] for name in ("rung", "seed") if name in event}
-        pairs |= {name: event[name] for name in SHOWN.get(event["event"], ()) if event[name] not in (None, [])}
+        pairs: dict[str, Any] = {name: event[name] for name in ("rung", "seed") if name in event}
+        pairs |= {
+            name: event[name] for name in SHOWN.get(event["event"], ()) if event[name] not in (None, [])
+        }
         if event["event"] == "trial_finished":
             pairs |= _result(event, state)
         text = " ".join(f"{name}={_plain(value)}" for name, value in pairs.items())
@@ -115,4 +117,3 @@ def _plain(value: Any) -> str:
         return ",".join(str(part) for part in value)
     text = str(value)
     return repr(text) if " " in text and not text.endswith(")") else text
-

@@ -70,7 +70,9 @@ class Jobs:
     def stop(self, trials: Sequence[TrialId], patience_s: float) -> None:
         """Ask local trials to write a checkpoint and end; kill those that have not after `patience_s`."""
         for number in (signal.SIGTERM, signal.SIGKILL):
-            running = [layout for layout in (self._run.trial(*trial) for trial in trials) if is_locked(layout.lock)]
+            running = [
+                layout for layout in (self._run.trial(*trial) for trial in trials) if is_locked(layout.lock)
+            ]
             for layout in running:
                 _signal_holder(layout, number)
             deadline = time.monotonic() + patience_s

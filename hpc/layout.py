@@ -94,7 +94,9 @@ def find_run(given: Path | None) -> RunLayout:
         layout = RunLayout(named.resolve())
         if layout.config.is_file():
             return layout
-        raise UserError(f"{named}: no campaign here (no campaign.yaml); start one with: asiarch-hpc run CONFIG")
+        raise UserError(
+            f"{named}: no campaign here (no campaign.yaml); start one with: asiarch-hpc run CONFIG"
+        )
     here = Path.cwd()
     for folder in (here, *here.parents):
         layout = RunLayout(folder)

@@ -1,27 +1,10 @@
 """The files that people read: results.h5, ranking.json and ranking.csv, made again from the trials' results."""
 
 from asiarch.hpc.layout import RunLayout
+from asiarch.hpc.standings import current_ranking
 from asiarch.hpc.state import CampaignState, Candidate
-from asiarch.results.ranking import CandidateInfo, Ranking, rank, write_ranking
+from asiarch.results.ranking import write_ranking
 from asiarch.results.store import aggregate
-
-
-def current_ranking(run: RunLayout, state: CampaignState) -> Ranking:
-    """The ranking of all candidates with results, as the journal has them."""
-    return rank(state.summaries, candidate_infos(run, state), reference=0, seeds=state.seeds)
-
-
-def candidate_infos(run: RunLayout, state: CampaignState) -> list[CandidateInfo]:
-    return [
-        CandidateInfo(
-            candidate=candidate.id,
-            name=candidate.name,
-            origin=candidate.origin,
-            parent=candidate.parent,
-            path=str(run.program(candidate.id).relative_to(run.root)),
-        )
-        for candidate in state.candidates.values()
-    ]
 
 
 def _table_row(candidate: Candidate) -> dict[str, int | str]:

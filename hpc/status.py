@@ -11,8 +11,8 @@ from asiarch.hpc.journal import head_is_alive, read_journal
 from asiarch.hpc.layout import RunLayout
 from asiarch.hpc.locks import is_locked
 from asiarch.hpc.progress import TrialProgress, read_progress
-from asiarch.hpc.publish import current_ranking
 from asiarch.hpc.schedule import Scheduler
+from asiarch.hpc.standings import current_ranking
 from asiarch.hpc.state import CampaignState, seconds_between
 from asiarch.results.ranking import Ranking
 
@@ -64,7 +64,8 @@ class Status:
         """For scripts: the same, with the running trials and the ranking as plain tables."""
         plain = {name: value for name, value in vars(self).items() if name not in ("running", "ranking")}
         running = [
-            {"candidate": t.candidate, "rung": t.rung, "seed": t.seed, **vars(t.progress)} for t in self.running
+            {"candidate": t.candidate, "rung": t.rung, "seed": t.seed, **vars(t.progress)}
+            for t in self.running
         ]
         return plain | {"running": running, "ranking": self.ranking.to_json()}
 
@@ -97,7 +98,9 @@ def read_status(layout: RunLayout, config: CampaignConfig) -> Status:
         gpu_hours=sum(s["gpu_hours"] for s in seconds),
         slots=config.local.slots if config.executor == "local" else config.slurm.max_in_flight,
         failures=dict(
-            Counter(t.cause for c in state.candidates.values() for t in c.trials.values() if t.status == "failed")
+            Counter(
+                t.cause for c in state.candidates.values() for t in c.trials.values() if t.status == "failed"
+            )
         ),
         refused=dict(Counter(check for event in events for check in event.get("checks", ())[:1])),
         ranking=current_ranking(layout, state),

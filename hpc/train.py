@@ -46,7 +46,9 @@ class CosineSchedule:
         if step < self.warmup_steps:
             return self.peak * (step + 1) / self.warmup_steps
         progress = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
-        return self.peak * (self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+        return self.peak * (
+            self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        )
 
 
 @dataclass
@@ -81,7 +83,9 @@ def start_process(threads: int) -> torch.device:
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     if not torch.distributed.is_initialized():
         # a store in memory: no port that two trials on a node could both want
-        torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
+        torch.distributed.init_process_group(
+            backend, store=torch.distributed.HashStore(), rank=0, world_size=1
+        )
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -114,7 +118,9 @@ class Trainer:
         torch.manual_seed(seed)
         self.batch_shape = batches[0][0].shape
         self.engine, *_ = deepspeed.initialize(
-            model=model, optimizer=_optimizer(model, config), config=_engine_config(config, self.batch_shape[0])
+            model=model,
+            optimizer=_optimizer(model, config),
+            config=_engine_config(config, self.batch_shape[0]),
         )
         self._resume()
 
@@ -205,7 +211,10 @@ def _optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimize
         {"params": others, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=config.learning_rate, betas=config.betas, fused=True
+        [group for group in groups if group["params"]],
+        lr=config.learning_rate,
+        betas=config.betas,
+        fused=True,
     )
 
 

@@ -153,7 +153,10 @@ class TrialRun:
             return dict(read_trial(below.result_path(self.run.root)).tasks), 0.0
         settings = self.config.evaluation.mqar
         model = LanguageModel(
-            model_sizes(self.config, settings.vocabulary), self.mixer_class, self.ffn_width, seed=self.random_seed
+            model_sizes(self.config, settings.vocabulary),
+            self.mixer_class,
+            self.ffn_width,
+            seed=self.random_seed,
         )
         training = self.config.training.model_copy(update={"learning_rate": settings.learning_rate})
         schedule = CosineSchedule(settings.learning_rate, 0.0, settings.steps // 10, settings.steps)

@@ -23,7 +23,9 @@ class YamlSource:
         try:
             text = path.read_text(encoding="utf-8")
         except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); make one with: asiarch-hpc init") from None
+            raise UserError(
+                f"{path}: cannot be read ({error.strerror}); make one with: asiarch-hpc init"
+            ) from None
         except UnicodeDecodeError as error:
             raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
         try:

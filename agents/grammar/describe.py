@@ -37,7 +37,7 @@ def equations(program: MixerProgram) -> list[str]:
         for letter, state, index in zip(letters, program.recurrences, ("", "'"), strict=False)
     ]
     reads = [f"{letter}_t^T q_t" for letter in letters[: len(program.recurrences)]]
-    reads += [f"attention over the last {program.window.size} tokens"] if program.window else []
+    reads += ["local_t"] if program.window else []
     if program.branches > 1:
         time = "_t" if program.mix == "input" else ""
         normed = [f"norm({read})" for read in reads] if program.output_norm == "branch" else reads
@@ -52,6 +52,22 @@ def equations(program: MixerProgram) -> list[str]:
         mixed = (mixed if mixed.startswith("norm(") and program.branches == 1 else f"({mixed})") + " * "
         mixed += f"{program.output_gate.form}(W_g x_t)"
     return [*lines, f"y_t = W_o [{mixed}]"]
+
+
+def legend(program: MixerProgram) -> str:
+    """What the letters of the equations stand for; empty when there is nothing to say."""
+    states = program.recurrences
+    used = [
+        (any(state.decay for state in states), "a: decay"),
+        (any(state.rule == "delta" for state in states), "b: write strength"),
+        (any(state.write == "gate" for state in states), "w: write gate"),
+        (program.branches > 1, "m: shares of the branches"),
+        (program.value_skip, "d: weight of the value skip"),
+    ]
+    words = [text for is_used, text in used if is_used]
+    if program.window:
+        words.append(f"local: softmax attention over the last {program.window.size} tokens")
+    return "; ".join(words)
 
 
 def _state_name(state: Recurrence) -> str:

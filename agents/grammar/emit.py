@@ -3,7 +3,7 @@
 import re
 import textwrap
 
-from asiarch.agents.grammar.describe import class_name, equations
+from asiarch.agents.grammar.describe import class_name, equations, legend
 from asiarch.agents.grammar.layers import draft
 from asiarch.agents.grammar.program import MixerProgram, valid
 
@@ -15,6 +15,11 @@ def convolution_weight(channels: int, width: int) -> nn.Parameter:
     """Depthwise filters (channels, width), initialised as nn.Conv1d does."""
     bound = width**-0.5
     return nn.Parameter(torch.empty(channels, width).uniform_(-bound, bound))
+''',
+    "low_rank": '''
+def low_rank(channels: int, rank: int, bias: bool) -> nn.Sequential:
+    """A projection that keeps the number of channels and passes through `rank` of them."""
+    return nn.Sequential(nn.Linear(channels, rank, bias=False), nn.Linear(rank, channels, bias=bias))
 ''',
     "rotary": '''
 def rotary(x: torch.Tensor, base: float = 10000.0) -> torch.Tensor:
@@ -53,14 +58,18 @@ def _docstring(program: MixerProgram, motivation: str) -> str:
     safe = motivation.replace("\\", "/").replace('"', "'")
     paragraphs = [textwrap.fill(part, LINE_LENGTH) for part in safe.split("\n") if part.strip()]
     formulas = "\n".join(f"    {line}" for line in equations(program))
-    text = "\n\n".join([f"{class_name(program)}: a causal token mixer.", *paragraphs, formulas])
+    letters = textwrap.fill(legend(program), LINE_LENGTH, initial_indent="    ", subsequent_indent="    ")
+    text = "\n\n".join(
+        [f"{class_name(program)}: a causal token mixer.", *paragraphs, formulas, letters]
+    ).rstrip()
     return f'"""{text}\n"""\n'
 
 
 def _imports(code: str, kernels: set[str]) -> str:
     lines = ["import torch"] if re.search(r"\btorch\.", code) else []
-    lines += ["import torch.nn.functional as F"] if re.search(r"\bF\.", code) else []
-    lines += ["from torch import nn", ""]
+    lines.append("from torch import nn")
+    lines += ["from torch.nn import functional"] if "functional." in code else []
+    lines.append("")
     names = sorted(kernels)
     line = f"from asiarch.kernels import {', '.join(names)}"
     if len(line) > LINE_LENGTH:

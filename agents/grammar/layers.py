@@ -7,10 +7,10 @@ from asiarch.agents.grammar.program import Decay, Gate, MixerProgram, Recurrence
 
 LOW_RANK = 16  # of the projections behind a channel-wise decay
 _FEATURES = {
-    "silu": "F.silu({})",
-    "elu1": "F.elu({}) + 1",
-    "relu": "F.relu({})",
-    "square": "F.relu({}).square()",
+    "silu": "functional.silu({})",
+    "elu1": "functional.elu({}) + 1",
+    "relu": "functional.relu({})",
+    "square": "functional.relu({}).square()",
     "softmax": "torch.softmax({}, dim=-1)",
 }
 
@@ -52,7 +52,7 @@ def _projections(body: Draft, program: MixerProgram) -> None:
         "self.shift = nn.Parameter(torch.linspace(0, 0.5, hidden_size).repeat(3, 1))",
     ]
     body.forward += [
-        "before = F.pad(x, (0, 0, 1, -1))  # zeros before the first token",
+        "before = functional.pad(x, (0, 0, 1, -1))  # zeros before the first token",
         "x_q, x_k, x_v = (x + (before - x) * share for share in self.shift)",
         "q, k, v = self.q_proj(x_q), self.k_proj(x_k), self.v_proj(x_v)",
     ]
@@ -142,46 +142,45 @@ def _decay(body: Draft, decay: Decay, prefix: str) -> None:
         spread = f"timescales({shortest:g}, {longest:g}, {'self.head_dim' if by_channel else 'num_heads'})"
     if decay.form == "fixed":
         repeat = ".repeat(num_heads, 1)" if by_channel else ""
-        body.init.append(f"self.{prefix}log_rate = nn.Parameter(-torch.log({spread}){repeat})")
+        body.init += [
+            f"rate = 1 / {spread}{repeat}",
+            f"self.{prefix}log_rate = nn.Parameter(torch.log(rate))",
+        ]
         shape = "-1, -1" if by_channel else "-1"
         body.forward.append(f"log_decay = -torch.exp(self.{prefix}log_rate).expand(*x.shape[:2], {shape})")
         return
 
-    _decay_projection(body, prefix, by_channel, bias=not spread)
-    repeat = ".repeat(num_heads)" if by_channel else ""
-    heads = "(self.num_heads, self.head_dim)"
-    unflatten = f".unflatten(-1, {heads})" if by_channel else ""
+    bias_name = {"softplus": "dt_bias", "logsigmoid": "decay_bias"}[decay.form] if spread else ""
+    _decay_logits(body, prefix, by_channel, bias_name)
+    if spread:
+        body.init.append(f"rate = 1 / {spread}{'.repeat(num_heads)' if by_channel else ''}")
     if decay.form == "softplus":
         body.init += [
-            f"rate = 1 / {spread}{repeat}",
             f"self.{prefix}dt_bias = nn.Parameter(torch.log(torch.expm1(rate)))  # softplus(dt_bias) = rate",
             f"self.{prefix}A_log = nn.Parameter(torch.zeros(num_heads{', 1' if by_channel else ''}))",
         ]
-        body.forward += [
-            f"step = F.softplus(self.{prefix}decay_proj(x) + self.{prefix}dt_bias){unflatten}",
-            f"log_decay = -torch.exp(self.{prefix}A_log) * step",
-        ]
+        body.forward.append(f"log_decay = -torch.exp(self.{prefix}A_log) * functional.softplus(logits)")
         return
-    bias = ""
     if spread:
-        bias = f" + self.{prefix}decay_bias"
         body.init += [
-            f"rate = 1 / {spread}{repeat}",
+            "# logsigmoid(decay_bias) / 16 = -rate",
             f"self.{prefix}decay_bias = nn.Parameter(-torch.log(torch.expm1(16 * rate)))",
         ]
-    body.forward.append(f"log_decay = F.logsigmoid(self.{prefix}decay_proj(x){bias}){unflatten} / 16")
+    body.forward.append("log_decay = functional.logsigmoid(logits) / 16")
 
 
-def _decay_projection(body: Draft, prefix: str, by_channel: bool, bias: bool) -> None:
-    plain = "" if bias else ", bias=False"
-    if not by_channel:
+def _decay_logits(body: Draft, prefix: str, by_channel: bool, bias_name: str) -> None:
+    """A projection of the token for each head or, at low rank, for each channel."""
+    added = f" + self.{prefix}{bias_name}" if bias_name else ""
+    body.forward.append(f"logits = self.{prefix}decay_proj(x){added}")
+    if by_channel:
+        body.helpers.add("low_rank")
+        size = f"{LOW_RANK}, bias={not bias_name}"
+        body.init.append(f"self.{prefix}decay_proj = low_rank(hidden_size, {size})")
+        body.forward.append("logits = logits.unflatten(-1, (self.num_heads, self.head_dim))")
+    else:
+        plain = ", bias=False" if bias_name else ""
         body.init.append(f"self.{prefix}decay_proj = nn.Linear(hidden_size, num_heads{plain})")
-        return
-    body.init += [
-        f"self.{prefix}decay_proj = nn.Sequential(",
-        f"    nn.Linear(hidden_size, {LOW_RANK}, bias=False), nn.Linear({LOW_RANK}, hidden_size{plain})",
-        ")",
-    ]
 
 
 def _mix(body: Draft, program: MixerProgram, branches: list[str]) -> None:
@@ -232,7 +231,9 @@ def _output(body: Draft, program: MixerProgram) -> None:
             body.kernels.add("rms_norm")
             body.forward.append("o = rms_norm(o, self.norm_weight)")
         if gate:
-            body.forward.append(f"o = o * {'F.silu' if gate.form == 'silu' else 'torch.sigmoid'}(gate)")
+            body.forward.append(
+                f"o = o * {'functional.silu' if gate.form == 'silu' else 'torch.sigmoid'}(gate)"
+            )
     body.init.append("self.o_proj = nn.Linear(hidden_size, hidden_size, bias=False)")
     body.forward.append("return self.o_proj(o.flatten(-2))")
 
@@ -241,9 +242,6 @@ def _gate_projection(body: Draft, gate: Gate) -> None:
     if gate.rank is None:
         body.init.append("self.gate_proj = nn.Linear(hidden_size, hidden_size, bias=False)")
     else:
-        down, up = (
-            f"nn.Linear(hidden_size, {gate.rank}, bias=False)",
-            f"nn.Linear({gate.rank}, hidden_size, bias=False)",
-        )
-        body.init += ["self.gate_proj = nn.Sequential(", f"    {down}, {up}", ")"]
+        body.helpers.add("low_rank")
+        body.init.append(f"self.gate_proj = low_rank(hidden_size, {gate.rank}, bias=False)")
     body.forward.append("gate = self.gate_proj(x).unflatten(-1, (self.num_heads, self.head_dim))")

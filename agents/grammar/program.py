@@ -129,6 +129,10 @@ def valid(program: MixerProgram) -> list[str]:
         reasons.append(
             f"mix is {program.mix!r} with {program.branches} branch(es): only one branch needs no mix"
         )
+    if program.output_norm == "none" and program.qk_norm == "none":
+        reasons.append(
+            "without an output norm, q and k must be normalised: else nothing sets the output's scale"
+        )
     if program.output_norm == "branch" and program.branches == 1:
         reasons.append("output norm of each branch, but there is one branch: use 'head'")
     return reasons

@@ -53,7 +53,7 @@ def add_decay_by_channel(program: MixerProgram) -> Iterator[Change]:
 def switch_decay_granularity(program: MixerProgram) -> Iterator[Change]:
     """From a decay for each head to one for each channel, and back."""
     reasons: dict[Granularity, str] = {
-        "channel": "A head no longer forgets all its content at once: channels that hold lasting features keep "
+        "channel": "A head no longer forgets all its content at once: channels with lasting features keep "
         "them while others are reused (GLA, Yang et al., 2023).",
         "head": "One number for each head is cheaper, and leaves q and k free to carry content rather than "
         "timing; Mamba-2 lost little by this step (Dao and Gu, 2024).",
@@ -63,9 +63,8 @@ def switch_decay_granularity(program: MixerProgram) -> Iterator[Change]:
             continue
         to: Granularity = "channel" if state.decay.granularity == "head" else "head"
         decay = replace(state.decay, granularity=to)
-        yield Change(
-            put(replace(state, decay=decay)), f"Makes the decay of {which} one for each {to}.", reasons[to]
-        )
+        what = f"Makes the decay of {which} one for each {to}."
+        yield Change(put(replace(state, decay=decay)), what, reasons[to])
 
 
 @edit()

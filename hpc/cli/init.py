@@ -11,8 +11,12 @@ from asiarch.results.files import atomic_write_text
 
 @click.command()
 @click.argument("name", default="my-campaign")
-@click.option("--preset", type=click.Choice(PRESETS), default="demo", show_default=True, help="What to start from.")
-@click.option("--out", type=click.Path(path_type=Path), help="The file to write (default: campaigns/NAME.yaml).")
+@click.option(
+    "--preset", type=click.Choice(PRESETS), default="demo", show_default=True, help="What to start from."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="The file to write (default: campaigns/NAME.yaml)."
+)
 def init(name: str, preset: str, out: Path | None) -> None:
     """Write a campaign file with every value of a preset in it, each explained."""
     path = out or Path("campaigns") / f"{name}.yaml"

@@ -10,7 +10,7 @@ from rich.table import Table
 from asiarch.hpc.cli.options import console, json_option, run_option
 from asiarch.hpc.journal import read_journal
 from asiarch.hpc.layout import RunLayout, find_run
-from asiarch.hpc.publish import current_ranking
+from asiarch.hpc.standings import current_ranking
 from asiarch.hpc.state import CampaignState
 from asiarch.results.ranking import Ranking, RankingRow
 

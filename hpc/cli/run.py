@@ -1,7 +1,6 @@
 """`asiarch-hpc run`: start a campaign, or go on with one."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -17,7 +16,9 @@ from asiarch.results.files import atomic_write_text
 @click.command()
 @click.argument("config", required=False, type=click.Path(path_type=Path))
 @run_option
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value of CONFIG, as in seed=1.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value of CONFIG, as in seed=1."
+)
 def run(config: Path | None, run_dir: Path | None, overrides: tuple[str, ...]) -> None:
     """Start the campaign of CONFIG in runs/NAME (or --run DIR), or go on where it stopped.
 

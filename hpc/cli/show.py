@@ -2,6 +2,7 @@
 
 import difflib
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from asiarch.hpc.cli.options import console, json_option, run_option
 from asiarch.hpc.journal import read_journal
 from asiarch.hpc.layout import RunLayout, find_run
 from asiarch.hpc.proposals import read_proposal
-from asiarch.hpc.publish import current_ranking
+from asiarch.hpc.standings import current_ranking
 from asiarch.hpc.state import CampaignState, Candidate
 from asiarch.models.errors import UserError
 
@@ -56,7 +57,9 @@ def parent_diff(layout: RunLayout, candidate: Candidate) -> str:
 def _print_story(layout: RunLayout, candidate: Candidate) -> None:
     output = console()
     proposal = read_proposal(layout.proposal(candidate.id))
-    output.print(f"[bold]{candidate.id:04d} {candidate.name}[/bold]   {candidate.status}   by {candidate.origin}")
+    output.print(
+        f"[bold]{candidate.id:04d} {candidate.name}[/bold]   {candidate.status}   by {candidate.origin}"
+    )
     if candidate.reason:
         output.print(candidate.reason, markup=False)
     output.print(f"\n{proposal['motivation']}\n", markup=False)
@@ -84,7 +87,9 @@ def _print_results(layout: RunLayout, state: CampaignState, candidate: Candidate
                 f"{summary.tokens_per_s:.0f}",
             )
         state_text = trial.status if not trial.cause else f"{trial.status} ({trial.cause})"
-        table.add_row(str(rung), str(seed), state_text, *numbers, str(log_path(layout, candidate.id, rung, trial.job)))
+        table.add_row(
+            str(rung), str(seed), state_text, *numbers, str(log_path(layout, candidate.id, rung, trial.job))
+        )
     output.print(table)
     for row in current_ranking(layout, state).rows:
         if row.candidate == candidate.id and row.low is not None:
@@ -102,7 +107,7 @@ def log_path(layout: RunLayout, candidate: int, rung: int, job: str) -> Path:
 
 
 def _to_json(layout: RunLayout, state: CampaignState, candidate: Candidate) -> dict[str, Any]:
-    rows = [row for row in current_ranking(layout, state).to_json()["rows"] if row["candidate"] == candidate.id]  # type: ignore[attr-defined]
+    rows = [asdict(row) for row in current_ranking(layout, state).rows if row.candidate == candidate.id]
     return {
         "id": candidate.id,
         "status": candidate.status,

@@ -70,7 +70,9 @@ def render(current: Status, layout: RunLayout) -> RenderableType:
     if current.ranking.rows:
         reference = next(r.name for r in current.ranking.rows if r.candidate == current.ranking.reference)
         lines += [Text(), _leaders(current, reference)]
-        lines.append(Text(f"* beyond noise, corrected over {current.ranking.family_size} candidates", style="dim"))
+        lines.append(
+            Text(f"* beyond noise, corrected over {current.ranking.family_size} candidates", style="dim")
+        )
     lines += [Text(), *_failure_lines(current), _next_line(current, layout)]
     return Group(*lines)
 
@@ -80,7 +82,10 @@ def _head_line(current: Status) -> Text:
     colour = {"running": "green", "finished": "green", "stopped": "yellow"}[current.head]
     detail = f" ({current.head_detail})" if current.head_detail else ""
     return Text.assemble(
-        (current.name, "bold"), "   ", (current.head, colour), f"{detail} after {duration(current.elapsed_s)}{left}"
+        (current.name, "bold"),
+        "   ",
+        (current.head, colour),
+        f"{detail} after {duration(current.elapsed_s)}{left}",
     )
 
 
@@ -109,7 +114,9 @@ def _running_line(trial: RunningTrial) -> Text:
     done = f"{progress.step / progress.steps:4.0%}" if progress.steps else "    "
     loss = "" if progress.loss is None else f"  loss {progress.loss:.4f}"
     speed = "" if progress.tokens_per_s is None else f"  {progress.tokens_per_s / 1000:.1f}k tokens/s"
-    return Text(f"running      {trial.candidate:04d} rung {trial.rung} seed {trial.seed}  {progress.phase} {done}{loss}{speed}")
+    return Text(
+        f"running      {trial.candidate:04d} rung {trial.rung} seed {trial.seed}  {progress.phase} {done}{loss}{speed}"
+    )
 
 
 def _leaders(current: Status, reference: str) -> Table:
@@ -119,9 +126,13 @@ def _leaders(current: Status, reference: str) -> Table:
 def _failure_lines(current: Status) -> list[Text]:
     lines = []
     if current.failures:
-        lines.append(Text("failed       " + "   ".join(f"{n} {cause}" for cause, n in current.failures.items())))
+        lines.append(
+            Text("failed       " + "   ".join(f"{n} {cause}" for cause, n in current.failures.items()))
+        )
     if current.refused:
-        lines.append(Text("refused by   " + "   ".join(f"{n} {check}" for check, n in current.refused.items())))
+        lines.append(
+            Text("refused by   " + "   ".join(f"{n} {check}" for check, n in current.refused.items()))
+        )
     return lines
 
 

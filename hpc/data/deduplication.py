@@ -32,8 +32,8 @@ def band_hashes(normalised: bytes) -> np.ndarray:
     """(BANDS,) uint64. Documents that share one count as near duplicates.
 
     MinHash with banding (Broder 1997; Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets", 3.4) over
-    the set of 5-word shingles. With 25 bands of 9 rows, two documents of Jaccard similarity s share a band
-    with probability 1 - (1 - s^9)^25: 0.05 at s = 0.5, 0.22 at 0.6, 0.64 at 0.7, 0.97 at 0.8, 1.00 at 0.9.
+    the set of 5-word shingles. With 25 bands of 9 rows, documents of Jaccard similarity s share a band with
+    probability 1 - (1 - s^9)^25: 0.05 at s = 0.5, 0.22 at 0.6, 0.64 at 0.7, 0.97 at 0.8, 1.00 at 0.9.
     """
     shingles = _shingles(normalised)
     lowest = np.full(BANDS * ROWS, np.iinfo(np.uint64).max, np.uint64)
@@ -96,7 +96,7 @@ class HashSet:
 
 def first_occurrences(rows: np.ndarray, known: HashSet) -> np.ndarray:
     """Which rows of hashes (N, K) share none with `known` or an earlier row that is kept: (N,) bool."""
-    keep = ~known.contains(rows).any(axis=1)
+    keep: np.ndarray = np.logical_not(known.contains(rows).any(axis=1))
     here: set[int] = set()
     for index in np.flatnonzero(keep):
         row = rows[index].tolist()

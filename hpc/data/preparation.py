@@ -2,10 +2,9 @@
 
 While it runs, `OUT/.prepare/` holds the record of what counts so far and the hashes of the documents seen:
 8 bytes a document, and 200 more with `near_duplicates`, on disk and in memory. The rest of the memory needed
-does not grow with the corpus. The output depends on the sources and the arguments, not on how often it was killed.
+does not grow with the corpus. The output depends on sources and arguments, not on how often it was killed.
 """
 
-import hashlib
 import itertools
 import json
 import os
@@ -22,9 +21,10 @@ import numpy as np
 from asiarch.hpc.data.dataset import TOKENIZER_FILE
 from asiarch.hpc.data.deduplication import band_hashes, document_hash, first_occurrences, normalise
 from asiarch.hpc.data.manifest import FILE_NAME, SPLITS, Manifest, read_manifest
+from asiarch.hpc.data.plan import Plan, list_sources, make_plan, require_same_arguments
 from asiarch.hpc.data.shards import HashLog, SplitWriter
-from asiarch.hpc.data.sources import Piece, Position, Source, read_documents, resolve_sources, walk
-from asiarch.hpc.data.tokenizer import Tokenizer, load_tokenizer, tokenizer_hash
+from asiarch.hpc.data.sources import Piece, Position, read_documents, walk
+from asiarch.hpc.data.tokenizer import tokenizer_hash
 from asiarch.hpc.locks import try_lock
 from asiarch.models.errors import UserError
 from asiarch.results.files import atomic_write_bytes, atomic_write_text, fsync
@@ -49,20 +49,6 @@ class Progress:
     tokens_per_s: float
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """Checked arguments. `identity` is what a run must share with an earlier one to go on with its work."""
-
-    out: Path
-    sources: list[Source]
-    tokenizer: Tokenizer
-    fractions: dict[str, float]
-    near_duplicates: bool
-    seed: int
-    shard_tokens: int
-    identity: dict[str, Any]
-
-
 def prepare(
     sources: Sequence[str | Path],
     out: str | Path,
@@ -78,9 +64,9 @@ def prepare(
 ) -> Manifest:
     """Make the dataset `out` from text files, folders, or the word `stdlib` (Python's own sources).
 
-    A document's split follows from a hash of its text, whitespace normalised, and `seed`; of documents that
-    are equal after normalising the first is kept, and with `near_duplicates` also of those that share about 80%
-    of their 5-word shingles (see `deduplication.band_hashes`). `validation` and `test` are fractions of the
+    A document's split follows from a hash of its text, whitespace normalised, and `seed`. Of documents that
+    are equal after normalising the first is kept; with `near_duplicates` also of those that share some 80% of
+    their 5-word shingles (see `deduplication.band_hashes`). `validation` and `test` are fractions of the
     documents; 0 leaves a split out. `suffixes` limits what is taken from folders. On a folder that the same
     arguments finished, it does nothing; killed and called again, it goes on.
 
@@ -88,10 +74,10 @@ def prepare(
     holds anything else. Bad files inside folders are skipped, counted and listed in the manifest.
     """
     fractions = {"validation": validation, "test": test}
-    plan = _plan(sources, Path(out), tokenizer, fractions, near_duplicates, seed, shard_tokens, suffixes)
+    plan = make_plan(sources, Path(out), tokenizer, fractions, near_duplicates, seed, shard_tokens, suffixes)
     if (plan.out / FILE_NAME).exists():
         return _finished(plan)
-    listing = _list(plan.sources)
+    listing = list_sources(plan.sources)
     try:
         with _claimed(plan):
             # another process may have finished it between the question above and the lock
@@ -102,59 +88,15 @@ def prepare(
         raise UserError(f"writing {plan.out} failed: {error}; run the same command again to go on") from None
 
 
-def _plan(
-    sources: Sequence[str | Path],
-    out: Path,
-    tokenizer: str | Path,
-    fractions: dict[str, float],
-    near_duplicates: bool,
-    seed: int,
-    shard_tokens: int,
-    suffixes: Sequence[str],
-) -> _Plan:
-    for name, fraction in fractions.items():
-        if not 0 <= fraction < 1:
-            raise UserError(f"the {name} fraction {fraction} is not in [0, 1)")
-    if sum(fractions.values()) >= 1:
-        raise UserError(f"validation and test fractions {fractions} leave nothing for training")
-    if shard_tokens < 1:
-        raise UserError(f"a shard must hold at least 1 token, not {shard_tokens}")
-    resolved = resolve_sources(sources, suffixes, out)
-    loaded = load_tokenizer(tokenizer)
-    identity = {
-        "sources": [str(source.path) for source in resolved],
-        "suffixes": list(suffixes),
-        "tokenizer": tokenizer_hash(loaded) or loaded.name,
-        **fractions,
-        "near_duplicates": near_duplicates,
-        "seed": seed,
-        "shard_tokens": shard_tokens,
-    }
-    return _Plan(out, resolved, loaded, fractions, near_duplicates, seed, shard_tokens, identity)
-
-
-def _finished(plan: _Plan) -> Manifest:
+def _finished(plan: Plan) -> Manifest:
     manifest = read_manifest(plan.out)
-    _same_arguments(plan, manifest.arguments)
+    require_same_arguments(plan, manifest.arguments)
     shutil.rmtree(plan.out / WORK_FOLDER, ignore_errors=True)
     return manifest
 
 
-def _same_arguments(plan: _Plan, before: dict[str, Any]) -> None:
-    differing = [
-        f"{key} {before.get(key)!r}, now {value!r}"
-        for key, value in plan.identity.items()
-        if before.get(key) != value
-    ]
-    if differing:
-        raise UserError(
-            f"{plan.out} was prepared with other arguments ({'; '.join(differing)});"
-            " choose another --out, or remove it first"
-        )
-
-
 @contextmanager
-def _claimed(plan: _Plan) -> Iterator[None]:
+def _claimed(plan: Plan) -> Iterator[None]:
     """Make the folder and lock it for this process."""
     out, work = plan.out, plan.out / WORK_FOLDER
     if out.exists() and not out.is_dir():
@@ -171,28 +113,10 @@ def _claimed(plan: _Plan) -> Iterator[None]:
         os.close(handle)
 
 
-def _list(sources: Sequence[Source]) -> dict[str, Any]:
-    """Files and bytes of each source, and a hash of all names, sizes and times."""
-    entries = [
-        {"source": source.given, "path": str(source.path), "files": 0, "bytes": 0} for source in sources
-    ]
-    digest = hashlib.sha256()
-    for file in walk(sources):
-        entry: dict[str, Any] = entries[file.source]
-        entry["files"] += 1
-        entry["bytes"] += file.size
-        digest.update(b"%b\0%d\0%d\0" % (os.fsencode(file.path), file.size, file.modified_ns))
-    for entry, source in zip(entries, sources, strict=True):
-        if not entry["files"]:
-            kind = f"{' or '.join(source.suffixes)} " if source.suffixes else ""
-            raise UserError(f"source {source.given} has no {kind}files; check the path, or --suffix")
-    return {"sources": entries, "sha256": digest.hexdigest()}
-
-
 class _Preparation:
     """The work on one folder, from its last record on."""
 
-    def __init__(self, plan: _Plan, listing: dict[str, Any]) -> None:
+    def __init__(self, plan: Plan, listing: dict[str, Any]) -> None:
         self.plan = plan
         self.work = plan.out / WORK_FOLDER
         self.listing = listing
@@ -222,8 +146,7 @@ class _Preparation:
             self._discard()
             raise
         finally:
-            for file in (*self.writers.values(), self.seen, self.bands):
-                file.close()
+            self._close()
 
     def _read(self, progress: Callable[[Progress], None]) -> None:
         started, tokens_before = time.monotonic(), self._tokens()
@@ -328,9 +251,14 @@ class _Preparation:
                     f" give more documents, or {option}"
                 )
 
+    def _close(self) -> None:
+        for writer in self.writers.values():
+            writer.close()
+        self.seen.close()
+        self.bands.close()
+
     def _discard(self) -> None:
-        for file in (*self.writers.values(), self.seen, self.bands):
-            file.close()
+        self._close()
         for split in SPLITS:
             for path in self.plan.out.glob(f"{split}-*.bin"):
                 path.unlink()
@@ -382,7 +310,7 @@ class _Preparation:
                 "bands": 0,
             }
         record: dict[str, Any] = json.loads(path.read_text())
-        _same_arguments(self.plan, record["arguments"])
+        require_same_arguments(self.plan, record["arguments"])
         if record["listing"] != self.listing["sha256"]:
             raise UserError(
                 f"the sources changed since the preparation of {self.plan.out} was interrupted;"

@@ -46,7 +46,7 @@ class ByteTokenizer:
     """The UTF-8 bytes of the text, ids 0 to 255; 256 ends a document."""
 
     name = BYTES
-    content = None
+    content: bytes | None = None
     vocab_size = 257
     end_id = 256
 

@@ -6,7 +6,9 @@ from torch import nn
 
 
 @torch.no_grad()
-def held_out_loss(model: nn.Module, windows: tuple[np.ndarray, np.ndarray], batch_size: int) -> tuple[float, int]:
+def held_out_loss(
+    model: nn.Module, windows: tuple[np.ndarray, np.ndarray], batch_size: int
+) -> tuple[float, int]:
     """Mean cross-entropy (nats a token) over fixed windows, and the number of tokens it was taken over.
 
     Args:

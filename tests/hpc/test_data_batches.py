@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from asiarch.hpc.data import Batches, Split, evaluation_windows, open_dataset, prepare
 from asiarch.hpc.data.batches import permute
 from asiarch.models.errors import UserError
-from hypothesis import given
-from hypothesis import strategies as st
 
 LENGTH = 7
 

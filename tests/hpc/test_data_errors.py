@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
+
 from asiarch.hpc.cli.data import data
 from asiarch.hpc.data import open_dataset, prepare
 from asiarch.models.errors import UserError
-from click.testing import CliRunner, Result
 
 
 @pytest.fixture

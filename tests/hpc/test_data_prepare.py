@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from asiarch.hpc.data import Progress, open_dataset, prepare
 from asiarch.hpc.data.manifest import SPLITS
 from asiarch.models.errors import UserError
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 
 def make_folder(root: Path, texts: dict[str, str]) -> Path:
@@ -225,14 +226,14 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
 ) -> None:
     # small batches, so that a corpus of a second has many records
     monkeypatch.setattr("asiarch.hpc.data.preparation._BATCH_BYTES", 4_000)
-    source = make_folder(tmp_path / "source", {**corpus(90), "bad.txt": "", "b/copy": corpus(1)["0000.txt"]})
+    source = make_folder(tmp_path / "source", {**corpus(60), "bad.txt": "", "b/copy": corpus(1)["0000.txt"]})
     total = _count_calls(source, tmp_path / "undisturbed")
     expected = content(tmp_path / "undisturbed")
     assert len(expected) > 8
     rng = random.Random(7)
     out = tmp_path / "out"
     deaths = 0
-    for _ in range(8):
+    for _ in range(6):
         # die again and again on the way to one dataset, then compare
         for _ in range(4):
             deaths += _killed(source, out, rng.randint(1, total * 2 // 3))
@@ -242,7 +243,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
         prepare([source], out, **ARGUMENTS)
         assert content(out) == expected
         shutil.rmtree(out)
-    assert deaths >= 12
+    assert deaths >= 10
 
 
 def test_resuming_keeps_finished_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,27 +273,30 @@ MEASURE_MEMORY = """
 import sys
 from asiarch.hpc.data import prepare
 
+halfway = None
+
 def high_water_kb():
     return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
 
-small, large, out = sys.argv[1:]
-prepare([small], out + "/0", validation=0.1, test=0.1)
-before = high_water_kb()
-prepare([large], out + "/1", validation=0.1, test=0.1)
-print(high_water_kb() - before)
+def measure(progress):
+    global halfway
+    if halfway is None and progress.bytes_read > progress.bytes_total / 2:
+        halfway = high_water_kb()
+
+prepare([sys.argv[1]], sys.argv[2], validation=0.1, test=0.1, progress=measure)
+print(high_water_kb() - halfway)
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
-    block = "".join(
-        f"{number} some words of a paragraph\n{'' if number % 20 else chr(10)}" for number in range(30_000)
-    )
-    for name, copies in (("small", 3), ("large", 60)):
-        with (tmp_path / name).open("w") as handle:
-            handle.writelines(f"{copy}\n{block}" for copy in range(copies))
-    assert (tmp_path / "large").stat().st_size > 50e6
-    arguments = [tmp_path / "small", tmp_path / "large", tmp_path]
-    child = [sys.executable, "-c", MEASURE_MEMORY, *map(str, arguments)]
+    paragraph = "some words of a paragraph\n" * 20
+    block = "".join(f"{number}\n{paragraph}\n" for number in range(2000))
+    with (tmp_path / "text").open("w") as handle:
+        handle.writelines(f"{copy}\n{block}" for copy in range(64))
+    size = (tmp_path / "text").stat().st_size
+    assert size > 60e6
+    child = [sys.executable, "-c", MEASURE_MEMORY, str(tmp_path / "text"), str(tmp_path / "out")]
     grown = subprocess.run(child, capture_output=True, text=True, cwd=tmp_path, check=True)
-    assert int(grown.stdout) < 8_000
+    # buffers have their full size after some 20 MB; the second half, above 30 MB, must add next to nothing
+    assert int(grown.stdout) * 1024 < size / 16

@@ -1,0 +1,150 @@
+"""The scheduler's decisions, with simulated trials: a trial here is a random number and a random duration."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asiarch.hpc.config import CampaignConfig, load_config
+from asiarch.hpc.schedule import CheckProgram, Finish, Promote, Propose, Scheduler, StopEarly, Submit
+from asiarch.hpc.state import CampaignState
+
+RUNGS = 3
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> CampaignConfig:
+    path: Path = tmp_path_factory.mktemp("config") / "c.yaml"
+    path.write_text(
+        "name: simulated\npreset: demo\nseed: 0\nrungs: [0.2, 0.5, 1.0]\nseeds: 2\n"
+        "budget: {candidates: 12}\nsearch: {in_flight: 3}\n"
+    )
+    return load_config(path)
+
+
+class Simulation:
+    """Applies the scheduler's actions; trials end in an order drawn from `order`, with numbers of their own."""
+
+    def __init__(self, config: CampaignConfig, order: np.random.Generator, restart: float = 0.0) -> None:
+        self.scheduler = Scheduler(config)
+        self.order = order
+        self.restart = restart
+        self.events: list[dict[str, Any]] = []
+        self.state = CampaignState()
+        self.running: list[tuple[int, int, int]] = []
+        self.seen: dict[int, tuple[int, ...]] = {}
+        self.write("campaign_started", seeds=[0, 1], rungs=RUNGS)
+
+    def write(self, event: str, **fields: Any) -> None:
+        record = {"time": f"2026-01-01T00:00:{len(self.events) % 60:02d}+00:00", "event": event, **fields}
+        self.events.append(record)
+        self.state.apply(record)
+
+    def run(self) -> CampaignState:
+        while not self.state.finished:
+            if self.order.random() < self.restart:
+                self.state = CampaignState.replay(self.events)
+            action = self.scheduler.next_action(self.state)
+            if action is None:
+                assert self.running, "the scheduler waits although nothing runs"
+                self.finish_one()
+            else:
+                self.act(action)
+        return self.state
+
+    def act(self, action: object) -> None:
+        if isinstance(action, Propose):
+            self.seen[action.candidate] = action.known
+            fields = {"name": "x", "proposer": "p", "parent": None, "fingerprint": str(action.candidate)}
+            self.write("proposed", candidate=action.candidate, baseline=action.candidate == 0, **fields)
+        elif isinstance(action, CheckProgram):
+            refused = action.candidate % 5 == 4
+            self.write("refused" if refused else "accepted", candidate=action.candidate, reason="leak")
+        elif isinstance(action, Submit):
+            self.running += [(action.candidate, action.rung, seed) for seed in action.seeds]
+            seeds = list(action.seeds)
+            self.write(
+                "submitted",
+                candidate=action.candidate,
+                rung=action.rung,
+                seeds=seeds,
+                jobs=["j"] * len(seeds),
+            )
+        elif isinstance(action, Promote):
+            self.write("promoted", candidate=action.candidate, rung=action.rung)
+        elif isinstance(action, StopEarly):
+            self.write("stopped_early", candidate=action.candidate, rung=action.rung, reason=action.reason)
+        elif isinstance(action, Finish):
+            self.write("campaign_finished")
+
+    def finish_one(self) -> None:
+        candidate, rung, seed = key = self.running.pop(int(self.order.integers(len(self.running))))
+        names = {"candidate": candidate, "rung": rung, "seed": seed}
+        number = np.random.default_rng(key)
+        if self.order.random() < 0.1:
+            self.write("trial_interrupted", **names, cause="killed", detail="", counts=1)
+        elif candidate == 6:
+            self.write("trial_failed", **names, cause="diverged", detail="nan")
+        else:
+            loss = 3 - 0.3 * rung + 0.1 * number.random()
+            numbers = {"validation_loss": loss, "test_loss": loss, "tokens_per_s": 1.0, "parameters": 1}
+            summary = {**names, **numbers, "tasks": {}}
+            self.write("trial_finished", **names, summary=summary, seconds={})
+
+
+def outcome(state: CampaignState) -> list[tuple[int, str, int, str]]:
+    return [(c.id, c.status, c.rung, c.reason) for c in state.candidates.values()]
+
+
+@settings(max_examples=40, deadline=None)
+@given(first=st.integers(0, 2**32), second=st.integers(0, 2**32))
+def test_neither_timing_nor_restarts_change_what_is_searched(
+    config: CampaignConfig, first: int, second: int
+) -> None:
+    one = Simulation(config, np.random.default_rng(first))
+    two = Simulation(config, np.random.default_rng(second), restart=0.2)
+    assert outcome(one.run()) == outcome(two.run())
+    assert one.seen == two.seen
+
+
+def test_every_kind_of_end_occurs_and_is_counted(config: CampaignConfig) -> None:
+    state = Simulation(config, np.random.default_rng(0)).run()
+    ends = {c.status for c in state.candidates.values()}
+    assert ends == {"refused", "stopped", "failed", "finished"}
+    assert state.candidates[0].status == "finished"
+    assert len(state.candidates) == 13
+
+
+def test_a_proposal_sees_only_candidates_at_least_the_lag_behind(config: CampaignConfig) -> None:
+    simulation = Simulation(config, np.random.default_rng(1))
+    simulation.run()
+    assert simulation.seen[8] == tuple(range(8 - 3 + 1))
+    assert simulation.seen[1] == ()
+
+
+def test_only_the_best_share_climbs(config: CampaignConfig) -> None:
+    simulation = Simulation(config, np.random.default_rng(2))
+    state = simulation.run()
+    for candidate in state.candidates.values():
+        if candidate.status == "stopped":
+            rung = candidate.rung
+            loss = {
+                c.id: np.mean([s.validation_loss for s in c.summaries() if s.key.rung == rung])
+                for c in state.candidates.values()
+                if 0 < c.id <= candidate.id
+                and any(s.key.rung == rung for s in c.summaries())
+                and c.status != "failed"
+            }
+            better = sum(value < loss[candidate.id] for value in loss.values())
+            assert better >= np.ceil(config.promote * len(loss)), "one of the best was stopped"
+
+
+def test_free_running_keeps_the_slots_full(config: CampaignConfig) -> None:
+    free = config.model_copy(update={"search": config.search.model_copy(update={"mode": "free_running"})})
+    simulation = Simulation(free, np.random.default_rng(3))
+    state = simulation.run()
+    assert len(state.candidates) == 13
+    assert not state.unsettled
