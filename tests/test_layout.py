@@ -55,7 +55,7 @@ def test_presets_are_package_data() -> None:
 
 
 def test_no_bare_folder_name_is_importable(tmp_path: Path) -> None:
-    script = "import importlib.util as u; print([n for n in %r if u.find_spec(n)])" % ORDER
+    script = f"import importlib.util as u; print([n for n in {ORDER!r} if u.find_spec(n)])"
     found = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
     )
