@@ -188,22 +188,31 @@ def _signatures(tree: ast.Module) -> Iterator[tuple[str, dict[str, str]]]:
     """The new names of the parameters of the file's functions, methods and (by __init__) classes."""
     for node in tree.body:
         if isinstance(node, ast.FunctionDef):
-            yield node.name, _local_names(node, 1)
+            yield node.name, _numbered(_parameter_names(node))
         elif isinstance(node, ast.ClassDef):
             for part in node.body:
                 if isinstance(part, ast.FunctionDef):
-                    yield (node.name if part.name == "__init__" else part.name), _local_names(part, 1)
+                    name = node.name if part.name == "__init__" else part.name
+                    yield name, _numbered(_parameter_names(part))
 
 
-def _local_names(node: _Function, depth: int) -> dict[str, str]:
-    """A function's parameters and locals, numbered: positional ones first, then in order of appearance."""
+def _parameter_names(node: _Function) -> list[str]:
     arguments = node.args
     listed = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
     listed += [extra for extra in (arguments.vararg, arguments.kwarg) if extra]
-    names = [argument.arg for argument in listed]
+    return [argument.arg for argument in listed]
+
+
+def _local_names(node: _Function, depth: int) -> dict[str, str]:
+    """A function's parameters and locals, numbered: parameters first, then in order of appearance."""
     body = [node.body] if isinstance(node, ast.Lambda) else node.body
     shared = {name for part in body for name in _declared(part)}
-    names += [name for part in body for name in _bound(part) if name not in shared]
+    bound = [name for part in body for name in _bound(part) if name not in shared]
+    return _numbered(_parameter_names(node) + bound, depth)
+
+
+def _numbered(names: list[str], depth: int = 1) -> dict[str, str]:
+    """New names, told apart by the depth of their function (1: not within another one)."""
     return {name: f"#v{depth}.{i}" for i, name in enumerate(dict.fromkeys(names))}
 
 

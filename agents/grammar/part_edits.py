@@ -83,7 +83,7 @@ def switch_convolution_activation(program: MixerProgram) -> Iterator[Change]:
             )
         else:
             to, what = "silu", f"Puts a silu after the short convolution on {name}."
-            why = "The non-linearity lets a filter detect a pattern, not only average (Mamba, Gu and Dao, 2023)."
+            why = "The non-linearity lets a filter detect, not only average (Mamba, Gu and Dao, 2023)."
         yield Change(_with_conv(program, name, replace(conv, activation=to)), what, why)
 
 

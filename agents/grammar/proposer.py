@@ -15,7 +15,7 @@ from asiarch.agents.proposer import KnownCandidate, NothingNew, Proposal
 
 _EDIT_COUNTS = (0.7, 0.2, 0.1)  # how likely one, two, three edits are
 _CROSSOVER = 0.15  # how likely an edit takes a part of a reference, where there is one
-_ATTEMPTS = 200
+_ATTEMPTS = 100
 _ATTEMPTS_FOR_MORE = 20  # after so many duplicates, every proposal gets an edit more
 
 

@@ -1,0 +1,145 @@
+"""Training: the same losses after any interruption, the learning rate by its formula, divergence as a failure."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from asiarch.hpc.checkpoints import CheckpointFolder
+from asiarch.hpc.config import TrainingConfig, load_config
+from asiarch.hpc.failures import Diverged
+from asiarch.hpc.train import CosineSchedule, Curves, Trainer, start_process
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory: pytest.TempPathFactory) -> TrainingConfig:
+    path = tmp_path_factory.mktemp("config") / "c.yaml"
+    path.write_text("name: c\npreset: demo\nseed: 0\ntraining: {log_every: 4, gradient_clipping: 0.5}\n")
+    start_process(threads=1)
+    return load_config(path).training
+
+
+class Batches:
+    def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng(step)
+        inputs = rng.integers(0, 16, (4, 8))
+        return inputs, (inputs * 3 + 1) % 16
+
+
+class Model(torch.nn.Module):
+    """Has dropout, so that the generator's state is part of what must be resumed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.table = torch.nn.Parameter(torch.randn(16, 16, generator=generator))
+        self.gain = torch.nn.Parameter(torch.ones(16))
+
+    def forward(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        hidden = torch.nn.functional.dropout(self.table[inputs] * self.gain, 0.2, self.training)
+        return torch.nn.functional.cross_entropy(hidden.flatten(0, 1), targets.flatten())
+
+
+SCHEDULE = CosineSchedule(peak=0.05, floor=0.1, warmup_steps=5, total_steps=40)
+
+
+def trainer(training: TrainingConfig, folder: Path, model: torch.nn.Module | None = None) -> Trainer:
+    return Trainer(model or Model(), Batches(), SCHEDULE, training, CheckpointFolder(folder), seed=7)
+
+
+def exact(curves: Curves) -> tuple[list[int], list[float], list[float], list[float]]:
+    return curves.step, curves.loss, curves.grad_norm, curves.lr
+
+
+def never() -> bool:
+    return False
+
+
+@pytest.mark.parametrize("stops", [[4], [8, 12], [4, 8, 12, 16, 20, 24, 28, 32, 36]], ids=str)
+def test_stopped_and_resumed_training_gives_the_same_numbers(
+    training: TrainingConfig, tmp_path: Path, stops: list[int]
+) -> None:
+    whole = trainer(training, tmp_path / "whole")
+    assert whole.train(40, lambda _: None, never)
+    for stop in stops:
+        part = trainer(training, tmp_path / "parts")
+        assert not part.train(40, lambda _: None, lambda part=part, stop=stop: part.progress.step >= stop)
+        assert part.progress.step == stop
+    last = trainer(training, tmp_path / "parts")
+    assert last.progress.step == stops[-1]
+    assert last.train(40, lambda _: None, never)
+    assert exact(last.progress.curves) == exact(whole.progress.curves)
+    for one, two in zip(last.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_a_rung_continues_from_the_one_below(training: TrainingConfig, tmp_path: Path) -> None:
+    whole = trainer(training, tmp_path / "whole")
+    whole.train(22, lambda _: None, never)
+    whole.train(40, lambda _: None, never)
+    low = trainer(training, tmp_path / "rung0")
+    low.train(22, lambda _: None, never)
+    low.save()
+    folder = CheckpointFolder(tmp_path / "rung1", before=CheckpointFolder(tmp_path / "rung0"))
+    high = Trainer(Model(), Batches(), SCHEDULE, training, folder, seed=7)
+    assert high.progress.step == 22
+    high.train(40, lambda _: None, never)
+    assert exact(high.progress.curves) == exact(whole.progress.curves)
+
+
+def test_a_missing_rung_below_is_said(training: TrainingConfig, tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path / "rung1", before=CheckpointFolder(tmp_path / "rung0"))
+    with pytest.raises(FileNotFoundError, match="no checkpoint to continue from"):
+        Trainer(Model(), Batches(), SCHEDULE, training, folder, seed=7)
+
+
+def test_a_half_written_checkpoint_is_not_taken(training: TrainingConfig, tmp_path: Path) -> None:
+    first = trainer(training, tmp_path)
+    first.train(8, lambda _: None, never)
+    first.save()
+    (tmp_path / ".writing-000012").mkdir()
+    (tmp_path / ".writing-000012" / "rubbish").write_text("x")
+    assert trainer(training, tmp_path).progress.step == 8
+
+
+def test_engine_updates_equal_plain_adamw(training: TrainingConfig, tmp_path: Path) -> None:
+    """Against a loop of PyTorch alone: clipping, decay of matrices only, and the schedule."""
+    through_engine = trainer(training, tmp_path)
+    through_engine.train(12, lambda _: None, never)
+    model = Model()
+    groups = [{"params": [model.table], "weight_decay": 0.1}, {"params": [model.gain], "weight_decay": 0.0}]
+    plain = torch.optim.AdamW(groups, betas=(0.9, 0.95))
+    torch.manual_seed(7)
+    for step in range(12):
+        for group in plain.param_groups:
+            group["lr"] = SCHEDULE(step)
+        inputs, targets = (torch.from_numpy(part) for part in Batches()[step])
+        plain.zero_grad()
+        model(inputs, targets).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        plain.step()
+    for one, two in zip(through_engine.model.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
+
+
+def test_a_loss_that_is_not_finite_is_a_divergence(training: TrainingConfig, tmp_path: Path) -> None:
+    class Broken(Model):
+        def forward(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            return super().forward(inputs, targets) / torch.zeros(())
+
+    with pytest.raises(Diverged, match="between steps 0 and 4"):
+        trainer(training, tmp_path, Broken()).train(8, lambda _: None, never)
+
+
+def test_the_schedule_is_linear_then_cosine() -> None:
+    rates = [SCHEDULE(step) for step in range(41)]
+    assert rates[:5] == pytest.approx([0.01, 0.02, 0.03, 0.04, 0.05])
+    assert rates[5] == pytest.approx(0.05)
+    middle = 5 + (40 - 5) / 2
+    expected = 0.05 * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * (22 - 5) / 35)))
+    assert rates[22] == pytest.approx(expected)
+    assert abs(middle - 22.5) < 1e-9
+    assert rates[40] == pytest.approx(0.005)
+    assert all(a >= b for a, b in zip(rates[5:], rates[6:], strict=False))
