@@ -35,7 +35,7 @@ Baseline = Literal["delta_net", "gated_delta_net", "gla", "softmax_attention"]
 
 
 def _number(value: Any) -> Any:
-    # YAML 1.1 takes 1e9 for a text; and true is no number
+    # YAML 1.1 takes 1e9 for a text, and true is no number
     if isinstance(value, bool):
         raise ValueError("need a number, not true or false")
     if isinstance(value, str):
@@ -55,12 +55,15 @@ def _absolute(value: Any) -> Any:
 
 
 def _absolute_each(value: Any) -> Any:
+    if not value:
+        raise ValueError("say what to train on: text files, folders, or one folder made by `data prepare`")
     return [_absolute(part) for part in (value if isinstance(value, list) else [value])]
 
 
 Count = Annotated[int, BeforeValidator(_number), Field(ge=1)]
 Natural = Annotated[int, BeforeValidator(_number), Field(ge=0)]
 Positive = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, BeforeValidator(_number), Field(gt=0, le=1)]
 NotNegative = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
 Duration = Annotated[int, BeforeValidator(_seconds), PlainSerializer(lambda seconds: f"{seconds}s")]
@@ -108,7 +111,7 @@ class TrainingConfig(_Section):
     batch_tokens: Count
     length: Count
     precision: Literal["fp32", "bf16"]
-    zero_stage: Annotated[int, Field(ge=0, le=3)]
+    zero_stage: Annotated[int, BeforeValidator(_number), Field(ge=0, le=3)]
     learning_rate: Positive
     min_learning_rate_ratio: Share
     warmup: Share
@@ -160,7 +163,7 @@ class MQARConfig(_Section):
     """The associative recall task; see asiarch.hpc.evaluation.mqar."""
 
     pairs: Count
-    vocabulary: Annotated[int, Field(ge=8)]
+    vocabulary: Annotated[int, BeforeValidator(_number), Field(ge=8)]
     length: Count
     batch_size: Count
     steps: Count
@@ -240,8 +243,8 @@ class CampaignConfig(_Section):
     baselines: Annotated[tuple[Baseline, ...], Field(min_length=1)]
     training: TrainingConfig
     seeds: Count
-    rungs: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)]
-    promote: Annotated[float, Field(gt=0, le=1)]
+    rungs: Annotated[tuple[Fraction, ...], Field(min_length=1)]
+    promote: Fraction
     proposers: dict[Literal["grammar"], Positive]
     policy: PolicyConfig
     search: SearchConfig
@@ -252,11 +255,12 @@ class CampaignConfig(_Section):
     slurm: SlurmConfig
     trial: TrialConfig
     budget: BudgetConfig
-    sandbox: Literal["off"]
+    # YAML 1.1 takes a bare off for false
+    sandbox: Annotated[Literal["off"], BeforeValidator(lambda v: "off" if v is False else v)]
 
     def rung_steps(self, rung: int) -> int:
         """Optimiser steps done at the end of a rung."""
-        return max(1, round(self.rungs[rung] * self.training.total_steps))
+        return round(self.rungs[rung] * self.training.total_steps)
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "CampaignConfig":
@@ -270,8 +274,13 @@ class CampaignConfig(_Section):
         if list(self.rungs) != sorted(set(self.rungs)) or self.rungs[-1] != 1.0:
             raise ValueError(f"rungs must rise and end at 1.0, as in [0.1, 0.3, 1.0]; got {list(self.rungs)}")
         steps = [self.rung_steps(rung) for rung in range(len(self.rungs))]
-        if len(set(steps)) < len(steps):
-            raise ValueError(f"rungs come to {steps} training steps: too close together for training.tokens")
+        if steps[0] < 1 or len(set(steps)) < len(steps):
+            raise ValueError(
+                f"rungs come to {steps} training steps: too small or too close for training.tokens"
+            )
+        shortest = min(self.evaluation.validation_tokens, self.evaluation.test_tokens)
+        if shortest < self.training.length:
+            raise ValueError(f"evaluation: {shortest} tokens are less than one text of training.length")
         if not math.isclose(sum(self.proposers.values()), 1.0, abs_tol=1e-6):
             raise ValueError(f"proposers: the shares sum to {sum(self.proposers.values()):g}, not to 1")
         return self
@@ -295,8 +304,22 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> CampaignConfig:
         raise UserError(
             f"{source.where(('preset',))}: preset: need one of {', '.join(PRESETS)}, not {preset!r}"
         )
+    return _validated(_merge(preset_values(preset), given), source)
+
+
+def load_frozen(path: Path) -> CampaignConfig:
+    """Read the `campaign.yaml` of a campaign's folder: it states everything, whatever presets say today.
+
+    Raises:
+        UserError: the file was changed, or another version of this package wrote it.
+    """
+    source = YamlSource.read(path)
+    return _validated(source.data, source)
+
+
+def _validated(values: Mapping[str, Any], source: YamlSource) -> CampaignConfig:
     try:
-        return CampaignConfig.model_validate(_merge(preset_values(preset), given))
+        return CampaignConfig.model_validate(values)
     except ValidationError as error:
         raise UserError(describe_errors(error, source, CampaignConfig)) from None
 
@@ -347,6 +370,8 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
+        if value is None and isinstance(below, Mapping):
+            continue  # a section whose lines are all commented out
         deep = isinstance(below, Mapping) and isinstance(value, Mapping) and key not in _REPLACED
         merged[key] = _merge(below, value) if deep else value  # type: ignore[arg-type]
     return merged

@@ -11,7 +11,7 @@ import torch
 
 from asiarch.hpc.checkpoints import CheckpointFolder
 from asiarch.hpc.code_version import code_version
-from asiarch.hpc.config import CampaignConfig, config_hash, load_config
+from asiarch.hpc.config import CampaignConfig, config_hash, load_frozen
 from asiarch.hpc.data import Batches, Dataset, evaluation_windows, open_dataset
 from asiarch.hpc.evaluation.held_out import held_out_loss
 from asiarch.hpc.evaluation.mqar import MQAR, accuracy
@@ -100,7 +100,7 @@ class TrialRun:
 
     def __post_init__(self) -> None:
         self.layout = self.run.trial(self.key.candidate, self.key.rung, self.key.seed)
-        self.config: CampaignConfig = load_config(self.run.config)
+        self.config: CampaignConfig = load_frozen(self.run.config)
         self.device = start_process(self.config.training.threads)
         self.report_phase("starting")
         self.dataset: Dataset = open_dataset(self.run.dataset(self.config))
@@ -173,7 +173,7 @@ class TrialRun:
         return MQAR(settings.pairs, settings.vocabulary, settings.length, settings.batch_size, int(seed))
 
     def held_out(self, model: torch.nn.Module, split: str, tokens: int) -> tuple[float, int]:
-        """Loss on the first `tokens` of a held-out split, the same windows for every trial."""
+        """Loss on `tokens` of a held-out split, the same windows, spread over it, for every trial."""
         self.report_phase("evaluating")
         length = self.config.training.length
         windows = evaluation_windows(self.dataset.split(split), length=length, tokens=tokens)

@@ -29,6 +29,10 @@ class YamlSource:
         except UnicodeDecodeError as error:
             raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
         try:
+            aliases = [t for t in yaml.scan(text, Loader=yaml.SafeLoader) if isinstance(t, yaml.AliasToken)]
+            if aliases:
+                line = aliases[0].start_mark.line + 1
+                raise UserError(f"{path}:{line}: write the value out: *{aliases[0].value} is not taken here")
             root = yaml.compose(text, Loader=yaml.SafeLoader)
             data = yaml.safe_load(text)
         except yaml.YAMLError as error:

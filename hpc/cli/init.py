@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from asiarch.hpc.config import PRESETS, load_config, preset_text
+from asiarch.hpc.config import PRESETS, preset_text, preset_values
 from asiarch.models.errors import UserError
 from asiarch.results.files import atomic_write_text
 
@@ -28,9 +28,5 @@ def init(name: str, preset: str, out: Path | None) -> None:
         "seed: 0            # of the search, the data order and the initial weights\n\n"
     ) + preset_text(preset)
     atomic_write_text(path, text)
-    try:
-        load_config(path)
-    except UserError:
-        path.unlink()
-        raise
-    click.echo(f"wrote {path}; look through it, then: asiarch-hpc run {path}")
+    first = "look through it" if preset_values(preset)["data"]["train"] else "set data.train in it"
+    click.echo(f"wrote {path}; {first}, then: asiarch-hpc run {path}")

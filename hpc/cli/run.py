@@ -7,7 +7,7 @@ import click
 
 from asiarch.hpc.cli.options import run_option
 from asiarch.hpc.code_version import code_version
-from asiarch.hpc.config import CampaignConfig, config_hash, freeze, load_config
+from asiarch.hpc.config import CampaignConfig, config_hash, freeze, load_config, load_frozen
 from asiarch.hpc.layout import RunLayout, find_run
 from asiarch.models.errors import UserError
 from asiarch.results.files import atomic_write_text
@@ -45,13 +45,13 @@ def _open_campaign(
         if overrides:
             raise UserError("--set changes a new campaign's CONFIG; a campaign that runs keeps its own")
         layout = find_run(run_dir)
-        return layout, load_config(layout.config)
+        return layout, load_frozen(layout.config)
     asked = load_config(config, overrides)
     layout = RunLayout((run_dir or Path("runs") / asked.name).resolve())
     if not layout.config.exists():
         layout.root.mkdir(parents=True, exist_ok=True)
         atomic_write_text(layout.config, freeze(asked))
-    frozen = load_config(layout.config)
+    frozen = load_frozen(layout.config)
     if frozen != asked:
         raise UserError(
             f"{layout.root} holds a campaign with other settings than {config}: go on with it by "

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from asiarch.hpc.cli.options import console, json_option, run_option
 from asiarch.hpc.cli.ranking import ranking_table
-from asiarch.hpc.config import load_config
+from asiarch.hpc.config import load_frozen
 from asiarch.hpc.layout import RunLayout, find_run
 from asiarch.hpc.status import RunningTrial, Status, read_status
 
@@ -27,7 +27,7 @@ WATCH_S = 2.0
 def status(run_dir: Path | None, as_json: bool, watch: bool) -> None:
     """Show how a campaign stands. Only reads; works while the head is down."""
     layout = find_run(run_dir)
-    config = load_config(layout.config)
+    config = load_frozen(layout.config)
     if as_json:
         click.echo(json.dumps(read_status(layout, config).to_json(), indent=1))
     elif watch:
@@ -37,7 +37,7 @@ def status(run_dir: Path | None, as_json: bool, watch: bool) -> None:
 
 
 def _watch(layout: RunLayout) -> None:
-    config = load_config(layout.config)
+    config = load_frozen(layout.config)
     output = console()
     current = read_status(layout, config)
     try:
@@ -54,7 +54,7 @@ def _watch(layout: RunLayout) -> None:
 
 
 def _watch_plain(output: Console, layout: RunLayout) -> None:
-    config = load_config(layout.config)
+    config = load_frozen(layout.config)
     while True:
         current = read_status(layout, config)
         output.print(render(current, layout))

@@ -3,14 +3,17 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asiarch.hpc.cli.main import main
-from asiarch.hpc.config import PRESETS, CampaignConfig, config_hash, freeze, load_config
+from asiarch.hpc.config import PRESETS, CampaignConfig, config_hash, freeze, load_config, load_frozen
+from asiarch.models.baselines.delta_net import DeltaNet
 from asiarch.models.errors import UserError
+from asiarch.models.language_model import ModelConfig, reference_parameters
 
 HEAD = "name: c\npreset: demo\nseed: 0\n"
 
@@ -23,8 +26,30 @@ def load(folder: Path, text: str, *overrides: str) -> CampaignConfig:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_load_and_survive_freezing(tmp_path: Path, preset: str) -> None:
-    config = load(tmp_path, f"name: c\npreset: {preset}\nseed: 3\n")
-    assert load(tmp_path, freeze(config)) == config
+    config = load(tmp_path, f"name: c\npreset: {preset}\nseed: 3\ndata: {{train: corpus}}\n")
+    (tmp_path / "campaign.yaml").write_text(freeze(config))
+    assert load_frozen(tmp_path / "campaign.yaml") == config
+
+
+@pytest.mark.parametrize(("preset", "millions"), [("explore", 20), ("verify", 340), ("final", 340)])
+def test_a_preset_has_the_size_that_its_stage_is_named_for(
+    tmp_path: Path, preset: str, millions: float
+) -> None:
+    """At a vocabulary of 32,000; counted without the memory that the weights would take."""
+    sizes = load(tmp_path, f"name: c\npreset: {preset}\nseed: 0\ndata: {{train: corpus}}\n").model
+    model = ModelConfig(32_000, sizes.layers, sizes.hidden_size, sizes.num_heads)
+    with torch.device("meta"):
+        parameters = reference_parameters(model, DeltaNet)
+    assert parameters == pytest.approx(millions * 1e6, rel=0.1)
+
+
+def test_a_stage_does_not_fall_back_to_some_text(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data.train: say what to train on"):
+        load(tmp_path, "name: c\npreset: explore\nseed: 0\n")
+
+
+def test_bare_off_and_an_empty_section_mean_what_they_say(tmp_path: Path) -> None:
+    assert load(tmp_path, HEAD + "sandbox: off\nslurm:\n  # all commented out\n") == load(tmp_path, HEAD)
 
 
 @settings(max_examples=25, deadline=None)
@@ -84,7 +109,11 @@ BAD = [
     ("training: {checkpoint_every: 10}", "c.yaml:4: training.checkpoint_every: need a time with its unit"),
     ("rungs: [0.5, 0.2, 1.0]", "rungs must rise and end at 1.0"),
     ("rungs: [0.5]", "rungs must rise and end at 1.0"),
-    ("rungs: [0.999, 1.0]", "too close together"),
+    ("rungs: [0.999, 1.0]", "too small or too close"),
+    ("rungs: [0.001, 1.0]", "too small or too close"),
+    ("promote: true", "c.yaml:4: promote: need a number, not true or false"),
+    ("evaluation: {test_tokens: 10}", "10 tokens are less than one text of training.length"),
+    ("data: &a {train: *a}", "c.yaml:4: write the value out: *a is not taken here"),
     ("seeds: 0", "c.yaml:4: seeds: input should be greater than or equal to 1, not 0"),
     ("proposers: {llm: 1.0}", "c.yaml:4: proposers.llm: input should be 'grammar'"),
     ("proposers: {grammar: 0.5}", "proposers: the shares sum to 0.5, not to 1"),
@@ -147,7 +176,7 @@ def test_init_writes_a_file_that_states_everything(tmp_path: Path, preset: str) 
     arguments = ["init", "new", "--preset", preset, "--out", str(path)]
     assert CliRunner().invoke(main, arguments).exit_code == 0
     assert set(yaml.safe_load(path.read_text())) == set(CampaignConfig.model_fields)
-    assert load_config(path).name == "new"
+    assert load_config(path, ["data.train=stdlib"]).name == "new"
     again = CliRunner().invoke(main, arguments)
     assert again.exit_code == 2
     assert "is there already" in again.output

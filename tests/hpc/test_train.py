@@ -1,5 +1,6 @@
 """Training: the same losses after any interruption, the learning rate by its formula, divergence as a failure."""
 
+import itertools
 import math
 from pathlib import Path
 
@@ -142,4 +143,4 @@ def test_the_schedule_is_linear_then_cosine() -> None:
     assert rates[22] == pytest.approx(expected)
     assert abs(middle - 22.5) < 1e-9
     assert rates[40] == pytest.approx(0.005)
-    assert all(a >= b for a, b in zip(rates[5:], rates[6:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates))
