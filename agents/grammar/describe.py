@@ -48,9 +48,10 @@ def equations(program: MixerProgram) -> list[str]:
         mixed += " + d v_t"
     if program.output_norm == "head":
         mixed = f"norm({mixed})"
+    elif program.output_gate and (program.branches > 1 or program.value_skip):
+        mixed = f"({mixed})"
     if program.output_gate:
-        mixed = (mixed if mixed.startswith("norm(") and program.branches == 1 else f"({mixed})") + " * "
-        mixed += f"{program.output_gate.form}(W_g x_t)"
+        mixed += f" * {program.output_gate.form}(W_g x_t)"
     return [*lines, f"y_t = W_o [{mixed}]"]
 
 

@@ -29,7 +29,7 @@ def draw_change(program: MixerProgram, rng: np.random.Generator) -> tuple[str, C
 
 def cross(program: MixerProgram, other: MixerProgram, other_name: str) -> list[Change]:
     """Each way to take one group of parts from another program."""
-    both = "Both programs were kept by the search: what helped one may add to what helped the other."
+    both = "What helps one program may add to what helps another."
     one_branch = len(other.recurrences) == 1 and program.window is None
     mix: Mix = "none" if one_branch else _some_mix(program, other)
     norm = "head" if one_branch and program.output_norm == "branch" else program.output_norm

@@ -1,7 +1,7 @@
 """The proposer without an LLM: draws a parent, edits its program, and refuses what was proposed before."""
 
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -17,6 +17,8 @@ _EDIT_COUNTS = (0.7, 0.2, 0.1)  # how likely one, two, three edits are
 _CROSSOVER = 0.15  # how likely an edit takes a part of a reference, where there is one
 _ATTEMPTS = 100
 _ATTEMPTS_FOR_MORE = 20  # after so many duplicates, every proposal gets an edit more
+_DRAWS_PER_EDIT = 20
+_SHARED = {"recurrences", "mix", "qk_norm", "output_norm"}  # parts in which several edits can each have a say
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class GrammarProposer:
             program, edits = _edited(programs[parent.id], count, references, rng)
             if program in taken:
                 continue
-            motivation = _motivation(parent.name, [change for _, change in edits])
+            motivation = _motivation(parent, [change for _, change in edits])
             source = emit(program, motivation)
             if fingerprint(source) in seen:
                 continue
@@ -69,16 +71,27 @@ def _edited(
     references: Sequence[tuple[str, MixerProgram]],
     rng: np.random.Generator,
 ) -> tuple[MixerProgram, list[tuple[str, Change]]]:
-    """`count` edits in a row, none of which leads back to a program already passed."""
-    passed = [program]
+    """Up to `count` edits in a row, none of which takes back another, so that the motivation stays true."""
+    current = program
     edits: list[tuple[str, Change]] = []
-    while len(edits) < count:
-        name, change = _change(passed[-1], references, rng)
-        if change.program in passed:
+    touched: set[str] = set()
+    for _ in range(_DRAWS_PER_EDIT * count):
+        name, change = _change(current, references, rng)
+        if name in dict(edits) or not touched.isdisjoint(_changed(current, change.program) - _SHARED):
             continue
-        passed.append(change.program)
+        if not _changed(current, change.program) <= _changed(program, change.program):
+            continue  # back to the parent's value in some part
+        touched |= _changed(current, change.program)
+        current = change.program
         edits.append((name, change))
-    return passed[-1], edits
+        if len(edits) == count:
+            break
+    return current, edits
+
+
+def _changed(before: MixerProgram, after: MixerProgram) -> set[str]:
+    names = (part.name for part in fields(MixerProgram))
+    return {name for name in names if getattr(before, name) != getattr(after, name)}
 
 
 def _change(
@@ -91,5 +104,10 @@ def _change(
     return draw_change(program, rng)
 
 
-def _motivation(parent: str, changes: Sequence[Change]) -> str:
-    return "\n".join([f"Made from {parent}.", *(f"{change.what} {change.why}" for change in changes)])
+def _motivation(parent: KnownCandidate, changes: Sequence[Change]) -> str:
+    return "\n".join(
+        [
+            f"Made from {parent.name} (candidate {parent.id}).",
+            *(f"{change.what} {change.why}" for change in changes),
+        ]
+    )

@@ -20,6 +20,9 @@ def baselines(make_known) -> list[KnownCandidate]:
     ]
 
 
+BASELINES = list(BASELINE_PROGRAMS.values())
+
+
 class Everything:
     """Every fingerprint was seen."""
 
@@ -39,7 +42,7 @@ def test_a_campaign_of_proposals_has_no_duplicate(baselines, make_known) -> None
         assert valid(from_spec(proposal.spec)) == []
         assert json.loads(json.dumps(proposal.spec)) == proposal.spec
         assert proposal.saw == tuple(one.id for one in known if one.has_result)
-        assert f"candidate{proposal.parent}" in proposal.motivation
+        assert f"(candidate {proposal.parent})" in proposal.motivation
         seen.add(print_)
         edits.append(proposal.edits)
         program = from_spec(proposal.spec)
@@ -48,6 +51,21 @@ def test_a_campaign_of_proposals_has_no_duplicate(baselines, make_known) -> None
     assert set(counts) == {1, 2, 3}
     assert counts.count(1) > len(counts) / 2
     assert any("cross" in names for names in edits)
+
+
+def test_no_edit_of_a_proposal_takes_back_another(baselines) -> None:
+    """Each part that some edit of the proposal changes is different in the end."""
+    proposer = GrammarProposer(RandomPolicy())
+    for seed in range(60):
+        proposal = proposer.propose(baselines, np.random.default_rng(seed), set())
+        parent, program = BASELINES[proposal.parent], from_spec(proposal.spec)
+        assert len(set(proposal.edits)) == len(proposal.edits)
+        if "switch_value_skip" in proposal.edits:
+            assert program.value_skip != parent.value_skip
+        if "switch_token_shift" in proposal.edits:
+            assert program.token_shift != parent.token_shift
+        if "change_feature_map" in proposal.edits:
+            assert program.feature_map != parent.feature_map
 
 
 def test_the_same_state_gives_the_same_proposal(baselines) -> None:
