@@ -27,6 +27,7 @@ from asiarch.hpc.publish import publish_results
 from asiarch.hpc.schedule import (
     Action,
     CheckProgram,
+    EndProposals,
     Finish,
     Promote,
     Propose,
@@ -144,17 +145,19 @@ class Head:
         counts = 1 if self._jobs.known(key) else 0
         again = cause in RETRIED and trial.restarts + counts <= self._config.trial.max_restarts
         if again:
-            self._set_aside(key, trial.restarts)
+            self._set_aside(key)
             self._record("trial_interrupted", **_names(key), cause=cause, detail=detail, counts=counts)
         else:
             self._record("trial_failed", **_names(key), cause=cause, detail=detail)
             self._after_trial(key[0])
 
-    def _set_aside(self, key: TrialId, restarts: int) -> None:
+    def _set_aside(self, key: TrialId) -> None:
+        """Keep what a failed try left under a name of its own, out of the next try's way."""
         layout = self._run.trial(*key)
         for path in (layout.result, layout.failure):
             if path.exists():
-                path.rename(path.with_name(f"{path.stem}-try{restarts}{path.suffix}"))
+                tries = len(list(path.parent.glob(f"{path.stem}-try*{path.suffix}")))
+                path.rename(path.with_name(f"{path.stem}-try{tries}{path.suffix}"))
 
     def _after_trial(self, number: int) -> None:
         candidate = self.state.candidates[number]
@@ -194,6 +197,8 @@ class Head:
             case StopEarly(candidate, rung, reason):
                 self._record("stopped_early", candidate=candidate, rung=rung, reason=reason)
                 self._after_trial(candidate)
+            case EndProposals(reason):
+                self._record("budget_reached", reason=reason)
             case Finish():
                 self._record("campaign_finished")
 

@@ -13,7 +13,7 @@ Causes:
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from asiarch.models.errors import UserError
 
@@ -64,6 +64,9 @@ def read_failure(path: Path) -> tuple[str, str] | None:
     """(cause, detail) of a trial's failure record; None where there is none that can be read."""
     try:
         record = json.loads(path.read_bytes()[:100_000])
-        return str(record["cause"]), str(record["detail"])[:300]
-    except (OSError, ValueError, KeyError, TypeError):
+        cause, detail = record["cause"], str(record["detail"])[:300]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+    # the process that wrote this ran a program that nobody has read: its words reach terminals and logs
+    known = cause if cause in get_args(Cause) else "training_error"
+    return known, "".join(letter if letter.isprintable() else " " for letter in detail)

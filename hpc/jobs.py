@@ -33,6 +33,9 @@ class Jobs:
         """Submit one array job; gives the job id of each seed's task."""
         slots = self._config.local.slots if self._config.executor == "local" else None
         tasks = [TrialTask(str(self._run.root), candidate, rung, seed, slots) for seed in seeds]
+        for seed in seeds:
+            # what an earlier try wrote would be taken for this one's
+            self._run.trial(candidate, rung, seed).progress.unlink(missing_ok=True)
         executor = self._executor(candidate, rung)
         with _detached_from_terminal():
             jobs = executor.submit_array(tasks)

@@ -53,11 +53,16 @@ class StopEarly:
 
 
 @dataclass(frozen=True)
+class EndProposals:
+    reason: str
+
+
+@dataclass(frozen=True)
 class Finish:
     pass
 
 
-Action = Propose | CheckProgram | Submit | Promote | StopEarly | Finish
+Action = Propose | CheckProgram | Submit | Promote | StopEarly | EndProposals | Finish
 
 
 class Scheduler:
@@ -123,6 +128,9 @@ class Scheduler:
             return Propose(number, ())
         if number >= self.total or state.proposing_ended:
             return None
+        allowed = self._config.budget.gpu_hours
+        if allowed is not None and state.gpu_hours >= allowed:
+            return EndProposals(f"{state.gpu_hours:.1f} of {allowed:g} GPU-hours are used")
         known = self._known(number, state)
         if known is None:
             return None

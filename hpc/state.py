@@ -110,6 +110,12 @@ class CampaignState:
         return [summary for candidate in self.candidates.values() for summary in candidate.summaries()]
 
     @property
+    def gpu_hours(self) -> float:
+        """GPU-hours of all finished trials."""
+        trials = (trial for candidate in self.candidates.values() for trial in candidate.trials.values())
+        return sum(trial.seconds.get("gpu_hours", 0.0) for trial in trials)
+
+    @property
     def unsettled(self) -> list[Candidate]:
         return [candidate for candidate in self.candidates.values() if not candidate.settled]
 

@@ -90,13 +90,16 @@ def _prepare_data(layout: RunLayout, config: CampaignConfig) -> None:
         return
     from asiarch.hpc.data import prepare
 
-    prepare(
+    click.echo(f"preparing the text in {layout.dataset(config)} (once for each campaign)")
+    manifest = prepare(
         list(config.data.train),
         layout.dataset(config),
         tokenizer=config.data.tokenizer,
         near_duplicates=config.data.near_duplicates,
         seed=config.seed,
     )
+    sizes = ", ".join(f"{split} {manifest.tokens(split):,}" for split in manifest.splits)
+    click.echo(f"the text in tokens: {sizes}; they share no document")
 
 
 def _say_results(layout: RunLayout, config: CampaignConfig) -> None:

@@ -59,6 +59,12 @@ def test_an_unreadable_record_is_none(tmp_path: Path, content: bytes) -> None:
     assert read_failure(path) is None
 
 
+def test_hostile_words_are_made_harmless(tmp_path: Path) -> None:
+    path = tmp_path / "failure.json"
+    path.write_text(json.dumps({"cause": "\x1b[31mkilled", "detail": "a\x1b]0;title\x07\nb"}))
+    assert read_failure(path) == ("training_error", "a ]0;title  b")
+
+
 def test_a_record_is_read_and_cut(tmp_path: Path) -> None:
     path = tmp_path / "failure.json"
     path.write_text(json.dumps({"cause": "diverged", "detail": "x" * 10_000}))

@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asiarch.hpc.config import CampaignConfig, load_config
-from asiarch.hpc.schedule import CheckProgram, Finish, Promote, Propose, Scheduler, StopEarly, Submit
+from asiarch.hpc.schedule import (
+    CheckProgram,
+    EndProposals,
+    Finish,
+    Promote,
+    Propose,
+    Scheduler,
+    StopEarly,
+    Submit,
+)
 from asiarch.hpc.state import CampaignState
 
 RUNGS = 3
@@ -35,6 +44,7 @@ class Simulation:
         self.events: list[dict[str, Any]] = []
         self.state = CampaignState()
         self.running: list[tuple[int, int, int]] = []
+        self.seconds: dict[str, float] = {}
         self.seen: dict[int, tuple[int, ...]] = {}
         self.write("campaign_started", seeds=[0, 1], rungs=RUNGS)
 
@@ -77,6 +87,8 @@ class Simulation:
             self.write("promoted", candidate=action.candidate, rung=action.rung)
         elif isinstance(action, StopEarly):
             self.write("stopped_early", candidate=action.candidate, rung=action.rung, reason=action.reason)
+        elif isinstance(action, EndProposals):
+            self.write("budget_reached", reason=action.reason)
         elif isinstance(action, Finish):
             self.write("campaign_finished")
 
@@ -92,7 +104,7 @@ class Simulation:
             loss = 3 - 0.3 * rung + 0.1 * number.random()
             numbers = {"validation_loss": loss, "test_loss": loss, "tokens_per_s": 1.0, "parameters": 1}
             summary = {**names, **numbers, "tasks": {}}
-            self.write("trial_finished", **names, summary=summary, seconds={})
+            self.write("trial_finished", **names, summary=summary, seconds=self.seconds)
 
 
 def outcome(state: CampaignState) -> list[tuple[int, str, int, str]]:
@@ -140,6 +152,16 @@ def test_only_the_best_share_climbs(config: CampaignConfig) -> None:
             }
             better = sum(value < loss[candidate.id] for value in loss.values())
             assert better >= np.ceil(config.promote * len(loss)), "one of the best was stopped"
+
+
+def test_no_proposal_after_the_gpu_hours_are_used(config: CampaignConfig) -> None:
+    budget = config.budget.model_copy(update={"gpu_hours": 4.0})
+    simulation = Simulation(config.model_copy(update={"budget": budget}), np.random.default_rng(4))
+    simulation.seconds = {"gpu_hours": 0.25}
+    state = simulation.run()
+    assert "GPU-hours are used" in state.proposing_ended
+    assert 3 < len(state.candidates) < 13
+    assert not state.unsettled
 
 
 def test_free_running_keeps_the_slots_full(config: CampaignConfig) -> None:
