@@ -155,7 +155,7 @@ def test_only_the_best_share_climbs(config: CampaignConfig) -> None:
 
 
 def test_no_proposal_after_the_gpu_hours_are_used(config: CampaignConfig) -> None:
-    budget = config.budget.model_copy(update={"gpu_hours": 4.0})
+    budget = config.budget.model_copy(update={"gpu_hours": 6.0})
     simulation = Simulation(config.model_copy(update={"budget": budget}), np.random.default_rng(4))
     simulation.seconds = {"gpu_hours": 0.25}
     state = simulation.run()
