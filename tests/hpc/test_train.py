@@ -143,4 +143,4 @@ def test_the_schedule_is_linear_then_cosine() -> None:
     assert rates[22] == pytest.approx(expected)
     assert abs(middle - 22.5) < 1e-9
     assert rates[40] == pytest.approx(0.005)
-    assert all(a >= b for a, b in itertools.pairwise(rates))
+    assert all(a >= b for a, b in itertools.pairwise(rates[5:]))
