@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from asiarch.hpc.journal import Event
+from asiarch.models.errors import UserError
 from asiarch.results.trial import TrialSummary
 
 CandidateStatus = Literal["proposed", "refused", "training", "stopped", "failed", "finished"]
@@ -97,11 +98,14 @@ class CampaignState:
         """Take one event in.
 
         Raises:
-            ValueError: the event is of a kind that this version does not know.
+            UserError: the event is of a kind that this version does not know.
         """
         handler = getattr(self, f"_on_{event['event']}", None)
         if handler is None:
-            raise ValueError(f"journal event {event['event']!r} is unknown to this version of asiarch-hpc")
+            raise UserError(
+                f"the journal has an event {event['event']!r}, which this version of asiarch-hpc does not know: "
+                "use the version that wrote it"
+            )
         handler(event)
         self._count_active_time(event)
 

@@ -1,8 +1,10 @@
 """`asiarch-hpc ranking`: who leads, by how much, and whether that is more than noise."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import click
 from rich.table import Table
@@ -13,6 +15,8 @@ from asiarch.hpc.layout import RunLayout, find_run
 from asiarch.hpc.standings import current_ranking
 from asiarch.hpc.state import CampaignState
 from asiarch.results.ranking import Ranking, RankingRow
+
+WIDE = 165  # columns of a terminal that shows the whole table
 
 
 @click.command()
@@ -38,51 +42,51 @@ def print_ranking(layout: RunLayout, limit: int) -> None:
         return
     reference = state.candidates[table.reference].name
     output = console()
-    output.print(ranking_table(table.rows[:limit], reference))
+    output.print(ranking_table(table.rows[:limit], reference, output.width))
     output.print(legend(table, reference), soft_wrap=True)
     significant = [row for row in table.rows if row.significant]
     output.print(_verdict(significant, reference, layout), soft_wrap=True, markup=False)
 
 
-def ranking_table(rows: Sequence[RankingRow], reference: str) -> Table:
-    """One row a candidate; losses in nats a token."""
+def ranking_table(rows: Sequence[RankingRow], reference: str, width: int) -> Table:
+    """One row a candidate, losses in nats a token; a terminal narrower than `WIDE` gets the main columns."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name, justify in (
-        ("rank", "right"),
-        ("id", "left"),
-        ("name", "left"),
-        ("rung", "right"),
-        ("test loss +-sd", "right"),
-        (f"vs {reference} (95% interval)", "left"),
-        ("p adj.", "right"),
-        ("fitness", "right"),
-        ("recall", "right"),
-        ("tokens/s", "right"),
-        ("parameters", "right"),
-        ("origin", "left"),
-    ):
-        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    chosen = [column for column in _columns(reference) if width >= WIDE or column.narrow]
+    for column in chosen:
+        table.add_column(column.title, justify=column.justify, no_wrap=True)
     for row in rows:
-        table.add_row(*_cells(row))
+        table.add_row(*(column.cell(row) for column in chosen))
     return table
 
 
-def _cells(row: RankingRow) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class _Column:
+    title: str
+    cell: Callable[[RankingRow], str]
+    justify: Literal["left", "right"] = "right"
+    narrow: bool = False
+
+
+def _columns(reference: str) -> list[_Column]:
+    return [
+        _Column("rank", lambda row: str(row.rank), narrow=True),
+        _Column("id", lambda row: f"{row.candidate:04d}", narrow=True),
+        _Column("name", lambda row: row.name, "left", narrow=True),
+        _Column("rung", lambda row: str(row.rung)),
+        _Column("test loss +-sd", _loss, narrow=True),
+        _Column(f"vs {reference} (95% interval)", _difference, "left", narrow=True),
+        _Column("p adj.", lambda row: "" if row.p_adjusted is None else f"{row.p_adjusted:.4f}"),
+        _Column("fitness", lambda row: f"{row.fitness:.3f}", narrow=True),
+        _Column("recall", lambda row: "" if row.recall is None else f"{row.recall:.3f}", narrow=True),
+        _Column("tokens/s", lambda row: f"{row.tokens_per_s / 1000:.1f}k"),
+        _Column("parameters", lambda row: f"{row.parameters:,}"),
+        _Column("origin", lambda row: row.origin, "left"),
+    ]
+
+
+def _loss(row: RankingRow) -> str:
     deviation = "" if row.test_loss_sd is None else f" +-{row.test_loss_sd:.4f}"
-    return (
-        str(row.rank),
-        f"{row.candidate:04d}",
-        row.name,
-        str(row.rung),
-        f"{row.test_loss:.4f}{deviation}",
-        _difference(row),
-        "" if row.p_adjusted is None else f"{row.p_adjusted:.4f}",
-        f"{row.fitness:.3f}",
-        "" if row.recall is None else f"{row.recall:.3f}",
-        f"{row.tokens_per_s / 1000:.1f}k",
-        f"{row.parameters:,}",
-        row.origin,
-    )
+    return f"{row.test_loss:.4f}{deviation}"
 
 
 def _difference(row: RankingRow) -> str:
@@ -108,7 +112,7 @@ def legend(table: Ranking, reference: str) -> str:
 
 def _verdict(significant: Sequence[RankingRow], reference: str, layout: RunLayout) -> str:
     if not significant:
-        return f"\nNo candidate beats {reference} beyond noise so far."
-    lines = [f"\n{len(significant)} beat {reference} beyond noise:"]
+        return f"\nNo candidate beats {reference} on test loss beyond noise so far."
+    lines = [f"\n{len(significant)} beat {reference} on test loss beyond noise (look at recall beside it):"]
     lines += [f"  {row.candidate:04d}  {layout.root / row.path}" for row in significant]
     return "\n".join(lines)

@@ -120,7 +120,7 @@ def _running_line(trial: RunningTrial) -> Text:
 
 
 def _leaders(current: Status, reference: str) -> Table:
-    return ranking_table(current.ranking.rows[:LEADERS], reference)
+    return ranking_table(current.ranking.rows[:LEADERS], reference, console().width)
 
 
 def _failure_lines(current: Status) -> list[Text]:

@@ -37,7 +37,10 @@ Journal.append = deadly
 from asiarch.hpc.cli.main import main
 main()
 """
-KINDS = ("head_started", "proposed", "accepted", "submitted", "trial_finished", "promoted", "stopped_early")
+KINDS = (
+    *("campaign_started", "head_started", "proposed", "accepted", "submitted", "trial_finished"),
+    *("promoted", "stopped_early", "campaign_finished", "head_stopped"),
+)
 
 
 @pytest.fixture(scope="module")
