@@ -37,6 +37,7 @@ from asiarch.hpc.schedule import (
 )
 from asiarch.hpc.standings import current_ranking
 from asiarch.hpc.state import CampaignState, Candidate, Trial
+from asiarch.hpc.warm import WarmProcess
 from asiarch.models.check.settings import CheckSettings
 from asiarch.models.errors import UserError
 from asiarch.results.ranking import write_ranking
@@ -58,7 +59,8 @@ class Head:
         self.state = CampaignState.replay(read_journal(run.root))
         self._scheduler = Scheduler(config)
         self._proposals = ProposalStore(run, config)
-        self._jobs = Jobs(run, config)
+        self._warm = WarmProcess(run.root / "slurm" / "warm.log") if config.executor == "local" else None
+        self._jobs = Jobs(run, config, self._warm.address if self._warm else None)
         self._stop_reason = ""
 
     def work(self) -> bool:
@@ -103,6 +105,7 @@ class Head:
         layout = self._run.trial(*key)
         # asked before the files are: a trial that ends in between is seen with its files at the next look
         alive = self._jobs.alive(key)
+        started = self._note_start(key, trial)
         if layout.result.exists():
             self._take_result(key, trial)
         elif (failure := read_failure(layout.failure)) is not None:
@@ -113,7 +116,14 @@ class Head:
             self._jobs.stop([key], patience_s=1.0)
             self._take_failure(key, trial, "time_limit", f"not done after {self._config.trial.timeout} s")
         else:
+            return started
+        return True
+
+    def _note_start(self, key: TrialId, trial: Trial) -> bool:
+        progress = None if trial.host else read_progress(self._run.trial(*key).progress)
+        if progress is None:
             return False
+        self._record("trial_started", **_names(key), host=progress.host, pid=progress.pid)
         return True
 
     def _over_time(self, key: TrialId) -> bool:
@@ -278,6 +288,8 @@ class Head:
             )
         publish_results(self._run, self.state)
         self._record("head_stopped", reason=reason)
+        if self._warm is not None:
+            self._warm.leave()
         self._log.close()
 
 

@@ -15,6 +15,7 @@ from asiarch.results.ranking import candidate_fitness
 SHOWN: dict[str, tuple[str, ...]] = {
     "proposed": ("name", "parent", "edits"),
     "refused": ("reason",),
+    "trial_started": ("host", "pid"),
     "trial_interrupted": ("cause", "detail"),
     "trial_failed": ("cause", "detail"),
     "stopped_early": ("reason",),

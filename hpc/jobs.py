@@ -24,15 +24,16 @@ class Jobs:
     no harm: the lock in the trial's folder lets one process in, and a finished trial is not run again.
     """
 
-    def __init__(self, run: RunLayout, config: CampaignConfig) -> None:
+    def __init__(self, run: RunLayout, config: CampaignConfig, warm: str | None) -> None:
         self._run = run
         self._config = config
+        self._warm = warm
         self._jobs: dict[TrialId, submitit.Job[str]] = {}
 
     def submit(self, candidate: int, rung: int, seeds: Sequence[int]) -> list[str]:
         """Submit one array job; gives the job id of each seed's task."""
         slots = self._config.local.slots if self._config.executor == "local" else None
-        tasks = [TrialTask(str(self._run.root), candidate, rung, seed, slots) for seed in seeds]
+        tasks = [TrialTask(str(self._run.root), candidate, rung, seed, slots, self._warm) for seed in seeds]
         for seed in seeds:
             # what an earlier try wrote would be taken for this one's
             self._run.trial(candidate, rung, seed).progress.unlink(missing_ok=True)

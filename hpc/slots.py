@@ -18,7 +18,7 @@ POLL_S = 0.1
 
 @contextmanager
 def local_slot(folder: Path, slots: int, ticket: str) -> Iterator[int]:
-    """Wait for a slot and hold it; gives the slot's number.
+    """Wait for a slot and hold it; gives the open file that holds it (a process that inherits it holds on).
 
     Args:
         folder: where the locks of this campaign lie.
@@ -29,23 +29,23 @@ def local_slot(folder: Path, slots: int, ticket: str) -> Iterator[int]:
     waiting.mkdir(parents=True, exist_ok=True)
     own_ticket = _hold(waiting / ticket)
     try:
-        slot, handle = _next_slot(folder, slots, waiting, ticket)
+        handle = _next_slot(folder, slots, waiting, ticket)
     finally:
         (waiting / ticket).unlink(missing_ok=True)
         os.close(own_ticket)
     try:
-        yield slot
+        yield handle
     finally:
         os.close(handle)
 
 
-def _next_slot(folder: Path, slots: int, waiting: Path, ticket: str) -> tuple[int, int]:
+def _next_slot(folder: Path, slots: int, waiting: Path, ticket: str) -> int:
     while True:
         if not _someone_before(waiting, ticket):
             for slot in range(slots):
                 handle = _open(folder / f"slot-{slot}")
                 if try_lock(handle):
-                    return slot, handle
+                    return handle
                 os.close(handle)
         time.sleep(POLL_S)
 

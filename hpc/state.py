@@ -24,6 +24,7 @@ class Trial:
     status: TrialStatus
     job: str
     restarts: int = 0
+    host: str = ""  # where it was seen at work; empty before
     summary: TrialSummary | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     cause: str = ""
@@ -170,6 +171,9 @@ class CampaignState:
 
     def _trial(self, event: Event) -> Trial:
         return self.candidates[event["candidate"]].trials[event["rung"], event["seed"]]
+
+    def _on_trial_started(self, event: Event) -> None:
+        self._trial(event).host = event["host"]
 
     def _on_trial_finished(self, event: Event) -> None:
         trial = self._trial(event)

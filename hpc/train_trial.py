@@ -18,7 +18,7 @@ from asiarch.hpc.evaluation.mqar import MQAR, accuracy
 from asiarch.hpc.layout import RunLayout, TrialLayout
 from asiarch.hpc.progress import TrialProgress, write_progress
 from asiarch.hpc.train import CosineSchedule, Curves, Progress, Trainer, start_process
-from asiarch.hpc.trial import Stopped, StopSignal, process_age_s
+from asiarch.hpc.trial import Stopped, StopSignal
 from asiarch.models.baselines import baseline_path
 from asiarch.models.contract import load_mixer_class
 from asiarch.models.language_model import (
@@ -37,11 +37,11 @@ RECALL_TRAINING, RECALL_SCORING = 0, 1
 RECALL_SCORING_BATCHES = 8
 
 
-def train_trial(run: RunLayout, key: TrialKey, stop: StopSignal, waited_s: float) -> None:
+def train_trial(run: RunLayout, key: TrialKey, stop: StopSignal, began: float) -> None:
     """Train one trial to its rung, measure it and write `result.h5`.
 
     Args:
-        waited_s: seconds that this process waited for its slot; they are no part of the trial's cost.
+        began: when the trial began to cost, in seconds since the epoch; the wait for a slot is no part of it.
 
     Raises:
         Stopped: told to stop; the state reached is in the checkpoint.
@@ -50,7 +50,6 @@ def train_trial(run: RunLayout, key: TrialKey, stop: StopSignal, waited_s: float
     started = time.time()
     trial = TrialRun(run, key, stop, started)
     language, progress = trial.train_language_model()
-    startup_s = process_age_s() - waited_s - (time.time() - trial.first_step_at)
     evaluating = time.perf_counter()
     validation, tokens = trial.held_out(language, "validation", trial.config.evaluation.validation_tokens)
     test, test_tokens = trial.held_out(language, "test", trial.config.evaluation.test_tokens)
@@ -68,7 +67,7 @@ def train_trial(run: RunLayout, key: TrialKey, stop: StopSignal, waited_s: float
         slurm_job_id=os.environ.get("SLURM_JOB_ID", ""),
         started=datetime.fromtimestamp(started, timezone.utc).isoformat(timespec="milliseconds"),
         elapsed_s=time.time() - started,
-        startup_s=max(0.0, startup_s),
+        startup_s=trial.first_step_at - began,
         training_s=progress.seconds + recall_s,
         evaluation_s=evaluation_s,
         gpu_hours=(time.time() - started) / 3600 if trial.device.type == "cuda" else 0.0,

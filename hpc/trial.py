@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,8 +23,12 @@ from asiarch.hpc.failures import classify
 from asiarch.hpc.layout import RunLayout, TrialLayout
 from asiarch.hpc.locks import try_lock
 from asiarch.hpc.slots import local_slot
+from asiarch.hpc.warm import fork_child
 from asiarch.results.files import atomic_write_text
 from asiarch.results.trial import TrialKey
+
+# how a child of the warm process says what became of its trial; any other exit code is a failure
+EXIT_WORDS = {0: "finished", 75: "stopped"}
 
 
 class Stopped(BaseException):
@@ -35,7 +39,8 @@ class Stopped(BaseException):
 class TrialTask:
     """The callable that submitit runs.
 
-    `slots` is the number of trials that this machine trains at a time; None where Slurm does the queueing.
+    `slots` is the number of trials that this machine trains at a time, and `warm` the address of the process
+    that forks them; both None where Slurm does the queueing.
     """
 
     run_dir: str
@@ -43,13 +48,13 @@ class TrialTask:
     rung: int
     seed: int
     slots: int | None
+    warm: str | None
 
     def __call__(self) -> str:
         """Train and store this trial; the outcome in a word. What counts is the file it leaves."""
         started = time.time()
         stop = StopSignal()
-        run = RunLayout(Path(self.run_dir))
-        trial = run.trial(self.candidate, self.rung, self.seed)
+        trial = self.layout
         trial.root.mkdir(parents=True, exist_ok=True)
         lock = os.open(trial.lock, os.O_RDWR | os.O_CREAT, 0o644)
         if not try_lock(lock, patience_s=2.0):
@@ -59,19 +64,69 @@ class TrialTask:
         _sign(lock)
         # what climbs goes first: it holds back the proposals that wait for its result
         ticket = f"{9 - self.rung}-{self.candidate:04d}-{self.seed}"
-        queue = nullcontext() if self.slots is None else local_slot(run.slots, self.slots, ticket)
+        queue = nullcontext(None) if self.slots is None else local_slot(self.run.slots, self.slots, ticket)
         try:
-            with queue:
+            with queue as slot:
                 waited_s = time.time() - started
-                return _run(run, trial, self, stop, waited_s)
+                began = time.time() - (_process_age_s() - waited_s)
+                handles = [lock] if slot is None else [lock, slot]
+                return self._fork(began, handles) or self.train(stop, began)
         except Stopped:
             return "stopped"
         finally:
             os.close(lock)
 
+    @property
+    def run(self) -> RunLayout:
+        """The campaign's folder."""
+        return RunLayout(Path(self.run_dir))
+
+    @property
+    def layout(self) -> TrialLayout:
+        """The trial's folder."""
+        return self.run.trial(self.candidate, self.rung, self.seed)
+
+    def train(self, stop: "StopSignal", began: float) -> str:
+        """Train in this process; a failure is recorded, then raised.
+
+        Args:
+            began: when the trial began to cost, in seconds since the epoch: its start-up counts from there.
+        """
+        try:
+            from asiarch.hpc.train_trial import train_trial
+
+            train_trial(self.run, TrialKey(self.candidate, self.rung, self.seed), stop, began)
+        except Exception as error:
+            _record_failure(self, error)
+            raise
+        return "finished"
+
+    def _fork(self, began: float, handles: list[int]) -> str | None:
+        """Train in a child of the warm process, which shares the locks; None where there is none."""
+        if self.warm is None:
+            return None
+        code = fork_child(self.warm, {"task": asdict(self), "began": began}, [1, 2, *handles])
+        if code is None:
+            return None
+        if code not in EXIT_WORDS:
+            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            raise RuntimeError(f"the trial's process ended with {how}; see the lines above")
+        return EXIT_WORDS[code]
+
     def checkpoint(self) -> DelayedSubmission:
         """For submitit: the same task again; it goes on from the trial's own checkpoint."""
         return DelayedSubmission(self)
+
+
+def train_in_child(request: dict[str, Any], handles: list[int]) -> int:
+    """What a child of the warm process does; its exit code. `handles` are held for their locks alone."""
+    task = TrialTask(**request["task"])
+    _sign(handles[0])
+    try:
+        outcome = task.train(StopSignal(), request["began"])
+    except Stopped:
+        outcome = "stopped"
+    return next(code for code, word in EXIT_WORDS.items() if word == outcome)
 
 
 class StopSignal:
@@ -93,29 +148,18 @@ def _sign(lock: int) -> None:
     os.pwrite(lock, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
 
 
-def _run(run: RunLayout, trial: TrialLayout, task: TrialTask, stop: StopSignal, waited_s: float) -> str:
-    try:
-        from asiarch.hpc.train_trial import train_trial
-
-        train_trial(run, TrialKey(task.candidate, task.rung, task.seed), stop, waited_s)
-    except Exception as error:
-        _record_failure(run, trial, task, error)
-        raise
-    return "finished"
-
-
-def _record_failure(run: RunLayout, trial: TrialLayout, task: TrialTask, error: Exception) -> None:
-    cause = classify(error, run.program(task.candidate))
+def _record_failure(task: TrialTask, error: Exception) -> None:
+    cause = classify(error, task.run.program(task.candidate))
     record: dict[str, Any] = {
         "cause": cause,
         "detail": one_line(f"{type(error).__name__}: {error}"),
         "traceback": traceback.format_exc()[-8000:],
     }
     print(f"trial failed: cause={cause} {record['detail']}", file=sys.stderr, flush=True)
-    atomic_write_text(trial.failure, json.dumps(record, indent=1) + "\n")
+    atomic_write_text(task.layout.failure, json.dumps(record, indent=1) + "\n")
 
 
-def process_age_s() -> float:
+def _process_age_s() -> float:
     """Seconds since this process was created (Linux)."""
     ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
     uptime_s = float(Path("/proc/uptime").read_text().split()[0])

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -20,26 +21,66 @@ from campaigns import CAMPAIGN, command, environment, numbers, run_to_the_end, w
 
 pytestmark = pytest.mark.slow
 
-# a head that kills itself with SIGKILL right before, or right after, the first journal line of a kind
+# A head that kills itself with SIGKILL right before, or right after, the first journal line of a kind. Programs
+# from a folder take the place of baselines, a finished trial counts as one GPU-hour, and where the kind is
+# trial_interrupted the head first kills a trial.
 SUICIDAL_HEAD = """
 import os, signal, sys
+from pathlib import Path
+import asiarch.hpc.proposals as proposals
 from asiarch.hpc.journal import Journal
-kind, moment = sys.argv.pop(1), sys.argv.pop(1)
-append = Journal.append
+from asiarch.hpc.state import CampaignState
+kind, moment, planted = sys.argv.pop(1), sys.argv.pop(1), Path(sys.argv.pop(1))
+append, baseline_path = Journal.append, proposals.baseline_path
 def deadly(self, event, **fields):
     if event == kind and moment == "before":
         os.kill(os.getpid(), signal.SIGKILL)
     record = append(self, event, **fields)
     if event == kind:
         os.kill(os.getpid(), signal.SIGKILL)
+    if event == "trial_started" and kind == "trial_interrupted":
+        os.kill(fields["pid"], signal.SIGKILL)
     return record
-Journal.append = deadly
+def plant(name):
+    own = planted / f"{name}.py"
+    return own if own.exists() else baseline_path(name)
+Journal.append, proposals.baseline_path = deadly, plant
+CampaignState.gpu_hours = property(lambda self: float(len(self.summaries)))
 from asiarch.hpc.cli.main import main
 main()
 """
 KINDS = (
-    *("campaign_started", "head_started", "proposed", "accepted", "submitted", "trial_finished"),
-    *("promoted", "stopped_early", "campaign_finished", "head_stopped"),
+    *("campaign_started", "head_started", "proposed", "accepted", "submitted", "trial_started"),
+    *("trial_finished", "promoted", "stopped_early", "campaign_finished", "head_stopped"),
+)
+# a campaign whose second program looks ahead, whose third raises at the training length alone, and whose
+# proposer has no budget left
+TROUBLED = (
+    CAMPAIGN.replace("candidates: 3", "candidates: 3, gpu_hours: 0.5").replace(
+        "tokens: 24_576", "tokens: 98_304"
+    )
+    + "baselines: [delta_net, gla, softmax_attention]\n"
+)
+TROUBLED_KINDS = ("refused", "trial_failed", "trial_interrupted", "budget_reached")
+PROGRAM = """
+import torch
+from torch import nn
+
+
+class Mixer(nn.Module):
+    def __init__(self, hidden_size, num_heads, layer_idx=None, **config):
+        super().__init__()
+        self.proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, hidden_states, attention_mask=None, past_key_values=None, use_cache=False, **kwargs):
+        BODY
+"""
+LOOKS_AHEAD = PROGRAM.replace("BODY", "return self.proj(hidden_states.flip(1))")
+RAISES = PROGRAM.replace(
+    "BODY",
+    """if hidden_states.shape[0] == 8 and hidden_states.shape[1] == 128:
+            raise ValueError("not in training")
+        return self.proj(hidden_states)""",
 )
 
 
@@ -103,29 +144,44 @@ def test_other_settings_for_the_same_folder_are_refused(undisturbed: Path, tmp_p
 
 def test_a_head_killed_at_every_kind_of_event_changes_nothing(undisturbed: Path, tmp_path: Path) -> None:
     config, run_dir = write_campaign(tmp_path), tmp_path / "run"
-    died = 0
-    for moment in ("before", "after"):
-        for kind in KINDS:
-            head = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-c",
-                    SUICIDAL_HEAD,
-                    kind,
-                    moment,
-                    "run",
-                    str(config),
-                    "--run",
-                    str(run_dir),
-                ],
-                stdout=subprocess.DEVNULL,
-                env=environment(),
-            )
-            died += head.wait(timeout=600) == -signal.SIGKILL
+    died = kill_heads(config, run_dir, KINDS)
     run_to_the_end(config, run_dir)
     assert died >= len(KINDS), f"only {died} of the heads met their event"
     assert numbers(run_dir) == numbers(undisturbed)
     assert_nothing_ran_twice(run_dir)
+
+
+def test_a_head_killed_in_a_campaign_full_of_failures_changes_nothing(tmp_path: Path) -> None:
+    """With programs planted in place of two baselines: one that is refused and one that fails in training."""
+    (tmp_path / "gla.py").write_text(LOOKS_AHEAD)
+    (tmp_path / "softmax_attention.py").write_text(RAISES)
+    config = write_campaign(tmp_path, TROUBLED)
+    for run_dir, kinds in ((tmp_path / "quiet", ()), (tmp_path / "killed", TROUBLED_KINDS)):
+        died = kill_heads(config, run_dir, kinds)
+        assert died >= len(kinds), f"only {died} of the heads met their event"
+        assert kill_head(config, run_dir, "no such event", "after") == 0
+        assert_nothing_ran_twice(run_dir)
+    quiet, killed = numbers(tmp_path / "quiet"), numbers(tmp_path / "killed")
+    assert [row[4] for row in quiet["candidates"]] == ["finished", "refused", "failed"]
+    assert "candidate_code: ValueError: not in training" in quiet["candidates"][2][6]
+    assert killed == quiet
+    events = Counter(event["event"] for event in read_journal(tmp_path / "killed"))
+    assert set(TROUBLED_KINDS) <= set(events)
+
+
+def kill_heads(config: Path, run_dir: Path, kinds: Sequence[str]) -> int:
+    """Start one head after another, each to die at one moment; how many of them did."""
+    ends = [kill_head(config, run_dir, kind, moment) for moment in ("before", "after") for kind in kinds]
+    return sum(end == -signal.SIGKILL for end in ends)
+
+
+def kill_head(config: Path, run_dir: Path, kind: str, moment: str) -> int:
+    """Run a head that dies at its first event of a kind; its exit code."""
+    script = [sys.executable, "-c", SUICIDAL_HEAD, kind, moment, str(config.parent)]
+    head = subprocess.Popen(
+        [*script, "run", str(config), "--run", str(run_dir)], stdout=subprocess.DEVNULL, env=environment()
+    )
+    return head.wait(timeout=600)
 
 
 def test_killed_trials_and_a_ctrl_c_change_nothing(undisturbed: Path, tmp_path: Path) -> None:
