@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 # from a folder take the place of baselines, a finished trial counts as one GPU-hour, and where the kind is
 # trial_interrupted the head first kills a trial.
 SUICIDAL_HEAD = """
-import os, signal, sys
+import contextlib, os, signal, sys
 from pathlib import Path
 import asiarch.hpc.proposals as proposals
 from asiarch.hpc.journal import Journal
@@ -39,7 +39,8 @@ def deadly(self, event, **fields):
     if event == kind:
         os.kill(os.getpid(), signal.SIGKILL)
     if event == "trial_started" and kind == "trial_interrupted":
-        os.kill(fields["pid"], signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(fields["pid"], signal.SIGKILL)
     return record
 def plant(name):
     own = planted / f"{name}.py"
@@ -57,11 +58,11 @@ KINDS = (
 # proposer has no budget left
 TROUBLED = (
     CAMPAIGN.replace("candidates: 3", "candidates: 3, gpu_hours: 0.5").replace(
-        "tokens: 24_576", "tokens: 98_304"
+        "tokens: 24_576", "tokens: 393_216"
     )
     + "baselines: [delta_net, gla, softmax_attention]\n"
 )
-TROUBLED_KINDS = ("refused", "trial_failed", "trial_interrupted", "budget_reached")
+TROUBLED_KINDS = ("refused", "trial_interrupted", "trial_failed", "budget_reached")
 PROGRAM = """
 import torch
 from torch import nn
