@@ -7,7 +7,6 @@ types and limits alone. `load_config` says for each mistake the file, the line, 
 import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -19,54 +18,29 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    PlainSerializer,
     ValidationError,
     model_validator,
 )
 
 from asiarch.hpc.config_errors import describe_errors
+from asiarch.hpc.config_values import (
+    Count,
+    Duration,
+    Fraction,
+    Natural,
+    NotNegative,
+    Positive,
+    Share,
+    absolute,
+    absolute_each,
+    number,
+)
 from asiarch.hpc.yaml_source import YamlSource
 from asiarch.models.errors import UserError
 
 PRESETS = ("demo", "explore", "verify", "final")
-STDLIB = "stdlib"
 Preset = Literal["demo", "explore", "verify", "final"]
 Baseline = Literal["delta_net", "gated_delta_net", "gla", "softmax_attention"]
-
-
-def _number(value: Any) -> Any:
-    # YAML 1.1 takes 1e9 for a text, and true is no number
-    if isinstance(value, bool):
-        raise ValueError("need a number, not true or false")
-    if isinstance(value, str):
-        value = float(value)
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _seconds(value: Any) -> int:
-    match = re.fullmatch(r"([1-9]\d*)\s*(s|m|h|d)", str(value).strip())
-    if match is None:
-        raise ValueError("need a time with its unit, such as 90s, 30m, 4h or 2d")
-    return int(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
-
-
-def _absolute(value: Any) -> Any:
-    return str(Path(value).expanduser().absolute()) if isinstance(value, str) and value != STDLIB else value
-
-
-def _absolute_each(value: Any) -> Any:
-    if not value:
-        raise ValueError("say what to train on: text files, folders, or one folder made by `data prepare`")
-    return [_absolute(part) for part in (value if isinstance(value, list) else [value])]
-
-
-Count = Annotated[int, BeforeValidator(_number), Field(ge=1)]
-Natural = Annotated[int, BeforeValidator(_number), Field(ge=0)]
-Positive = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
-Fraction = Annotated[float, BeforeValidator(_number), Field(gt=0, le=1)]
-NotNegative = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
-Duration = Annotated[int, BeforeValidator(_seconds), PlainSerializer(lambda seconds: f"{seconds}s")]
 
 
 class _Section(BaseModel):
@@ -76,8 +50,8 @@ class _Section(BaseModel):
 class DataConfig(_Section):
     """`train`: stdlib, text files and folders, or one folder that `data prepare` made. `tokenizer`: bytes or a file."""
 
-    train: Annotated[tuple[str, ...], BeforeValidator(_absolute_each), Field(min_length=1)]
-    tokenizer: Annotated[str, BeforeValidator(lambda v: v if v == "bytes" else _absolute(v))]
+    train: Annotated[tuple[str, ...], BeforeValidator(absolute_each), Field(min_length=1)]
+    tokenizer: Annotated[str, BeforeValidator(lambda v: v if v == "bytes" else absolute(v))]
     near_duplicates: bool
 
     @property
@@ -105,16 +79,23 @@ class ModelConfig(_Section):
 
 
 class TrainingConfig(_Section):
-    """The training of one trial; `tokens` is the budget of the last rung, `threads` is for CPUs."""
+    """The training of one trial; `tokens` is the budget of the last rung, `threads` are those of a rank on a CPU.
+
+    A batch is `batch_tokens` over all ranks; a rank passes at most `micro_batch_tokens` through the model at once.
+    """
 
     tokens: Count
     batch_tokens: Count
     length: Count
     precision: Literal["fp32", "bf16"]
-    zero_stage: Annotated[int, BeforeValidator(_number), Field(ge=0, le=3)]
+    zero_stage: Annotated[int, BeforeValidator(number), Field(ge=0, le=3)]
+    micro_batch_tokens: Count
+    activation_checkpointing: bool
+    schedule: Literal["cosine", "wsd"]
     learning_rate: Positive
     min_learning_rate_ratio: Share
     warmup: Share
+    decay: Share
     weight_decay: NotNegative
     gradient_clipping: Positive
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
@@ -133,6 +114,14 @@ class TrainingConfig(_Section):
             raise ValueError(f"batch_tokens {self.batch_tokens} is not a multiple of length {self.length}")
         if self.total_steps < 1:
             raise ValueError(f"tokens {self.tokens} is less than one batch of {self.batch_tokens} tokens")
+        if self.micro_batch_tokens < self.length:
+            raise ValueError(
+                f"micro_batch_tokens {self.micro_batch_tokens} is less than one text of length {self.length}"
+            )
+        if self.schedule == "wsd" and self.warmup + self.decay > 1:
+            raise ValueError(
+                f"warmup {self.warmup:g} and decay {self.decay:g} are more than the whole training"
+            )
         return self
 
 
@@ -163,7 +152,7 @@ class MQARConfig(_Section):
     """The associative recall task; see asiarch.hpc.evaluation.mqar."""
 
     pairs: Count
-    vocabulary: Annotated[int, BeforeValidator(_number), Field(ge=8)]
+    vocabulary: Annotated[int, BeforeValidator(number), Field(ge=8)]
     length: Count
     batch_size: Count
     steps: Count
@@ -197,9 +186,10 @@ class CheckConfig(_Section):
 
 
 class LocalConfig(_Section):
-    """This machine: how many trials train at a time."""
+    """This machine: how many trials train at a time, and the ranks (processes) of each."""
 
     slots: Count
+    ranks: Count
 
 
 class SlurmConfig(_Section):
@@ -258,6 +248,13 @@ class CampaignConfig(_Section):
     # YAML 1.1 takes a bare off for false
     sandbox: Annotated[Literal["off"], BeforeValidator(lambda v: "off" if v is False else v)]
 
+    @property
+    def ranks(self) -> int:
+        """Processes that train one trial together: one a GPU, on a cluster without GPUs one a node."""
+        if self.executor == "local":
+            return self.local.ranks
+        return self.slurm.nodes * max(1, self.slurm.gpus_per_node)
+
     def rung_steps(self, rung: int) -> int:
         """Optimiser steps done at the end of a rung."""
         return round(self.rungs[rung] * self.training.total_steps)
@@ -271,6 +268,7 @@ class CampaignConfig(_Section):
             )
         if len(set(self.baselines)) < len(self.baselines):
             raise ValueError("baselines names one twice")
+        self._ranks_share_batches()
         if list(self.rungs) != sorted(set(self.rungs)) or self.rungs[-1] != 1.0:
             raise ValueError(f"rungs must rise and end at 1.0, as in [0.1, 0.3, 1.0]; got {list(self.rungs)}")
         steps = [self.rung_steps(rung) for rung in range(len(self.rungs))]
@@ -284,6 +282,14 @@ class CampaignConfig(_Section):
         if not math.isclose(sum(self.proposers.values()), 1.0, abs_tol=1e-6):
             raise ValueError(f"proposers: the shares sum to {sum(self.proposers.values()):g}, not to 1")
         return self
+
+    def _ranks_share_batches(self) -> None:
+        rows = {"training.batch_tokens / training.length": self.training.batch_tokens // self.training.length}
+        if "mqar" in self.evaluation.tasks:
+            rows["evaluation.mqar.batch_size"] = self.evaluation.mqar.batch_size
+        for name, count in rows.items():
+            if count % self.ranks:
+                raise ValueError(f"{name} is {count} rows, which {self.ranks} ranks cannot share equally")
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> CampaignConfig:
@@ -343,7 +349,7 @@ def freeze(config: CampaignConfig) -> str:
 def config_hash(config: CampaignConfig) -> str:
     """SHA-256 of what determines a trial's numbers: not of names, places, budgets or limits."""
     parts = {"seed", "data", "model", "training", "rungs", "evaluation"}
-    places = {"threads", "log_every", "checkpoint_every"}
+    places = {"threads", "log_every", "checkpoint_every", "micro_batch_tokens", "activation_checkpointing"}
     values = config.model_dump(mode="json", include=parts)
     values["training"] = {key: value for key, value in values["training"].items() if key not in places}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -7,6 +7,7 @@ Causes:
     bad_result       the trial says that it finished, and its result cannot be read
     environment      the machine: a full disk, a missing file, a damaged data shard
     killed           the process is gone and left nothing: killed, out of host memory, a lost machine
+    rank_lost        another process of the same trial died or did not answer
     time_limit       the trial was not done in the time that it is given
     training_error   any other exception while training
 """
@@ -24,12 +25,13 @@ Cause = Literal[
     "bad_result",
     "environment",
     "killed",
+    "rank_lost",
     "time_limit",
     "training_error",
 ]
 
 # what a second try may mend: the rest would only happen again
-RETRIED: frozenset[str] = frozenset({"environment", "killed", "bad_result"})
+RETRIED: frozenset[str] = frozenset({"environment", "killed", "rank_lost", "bad_result"})
 
 
 class Diverged(Exception):

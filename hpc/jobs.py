@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -33,7 +34,10 @@ class Jobs:
     def submit(self, candidate: int, rung: int, seeds: Sequence[int]) -> list[str]:
         """Submit one array job; gives the job id of each seed's task."""
         slots = self._config.local.slots if self._config.executor == "local" else None
-        tasks = [TrialTask(str(self._run.root), candidate, rung, seed, slots, self._warm) for seed in seeds]
+        tasks = [
+            TrialTask(str(self._run.root), candidate, rung, seed, uuid.uuid4().hex[:12], slots, self._warm)
+            for seed in seeds
+        ]
         for seed in seeds:
             # what an earlier try wrote would be taken for this one's
             self._run.trial(candidate, rung, seed).progress.unlink(missing_ok=True)
@@ -48,7 +52,9 @@ class Jobs:
         executor.update_parameters(
             name=f"{self._config.name}-{candidate:04d}-r{rung}", timeout_min=self._timeout_min()
         )
-        if self._config.executor == "slurm":
+        if self._config.executor == "local":
+            executor.update_parameters(tasks_per_node=self._config.local.ranks)
+        else:
             executor.update_parameters(**_slurm_parameters(self._config))
         return executor
 
@@ -96,6 +102,7 @@ def _slurm_parameters(config: CampaignConfig) -> dict[str, object]:
         "slurm_mem": None if slurm.mem_gb is None else f"{slurm.mem_gb}G",
         "timeout_min": slurm.time // 60,
         "nodes": slurm.nodes,
+        "tasks_per_node": max(1, slurm.gpus_per_node),
         "gpus_per_node": slurm.gpus_per_node or None,
         "cpus_per_task": slurm.cpus_per_task,
     }

@@ -9,7 +9,6 @@ from datetime import datetime, timezone
 import numpy as np
 import torch
 
-from asiarch.hpc.checkpoints import CheckpointFolder
 from asiarch.hpc.code_version import code_version
 from asiarch.hpc.config import CampaignConfig, config_hash, load_frozen
 from asiarch.hpc.data import Batches, Dataset, evaluation_windows, open_dataset
@@ -17,7 +16,11 @@ from asiarch.hpc.evaluation.held_out import held_out_loss
 from asiarch.hpc.evaluation.mqar import MQAR, accuracy
 from asiarch.hpc.layout import RunLayout, TrialLayout
 from asiarch.hpc.progress import TrialProgress, write_progress
-from asiarch.hpc.train import CosineSchedule, Curves, Progress, Trainer, start_process
+from asiarch.hpc.training.checkpoints import CheckpointFolder
+from asiarch.hpc.training.learning_rate import schedule
+from asiarch.hpc.training.process_group import process_group
+from asiarch.hpc.training.ranks import Meeting, Ranks
+from asiarch.hpc.training.trainer import Curves, Progress, RankShare, Trainer
 from asiarch.hpc.trial import Stopped, StopSignal
 from asiarch.models.baselines import baseline_path
 from asiarch.models.contract import load_mixer_class
@@ -37,10 +40,13 @@ RECALL_TRAINING, RECALL_SCORING = 0, 1
 RECALL_SCORING_BATCHES = 8
 
 
-def train_trial(run: RunLayout, key: TrialKey, stop: StopSignal, began: float) -> None:
-    """Train one trial to its rung, measure it and write `result.h5`.
+def train_trial(
+    run: RunLayout, key: TrialKey, stop: StopSignal, began: float, ranks: Ranks, meeting: Meeting
+) -> None:
+    """Train one trial to its rung, measure it and write `result.h5`. Every rank of the trial calls this.
 
     Args:
+        meeting: where the ranks find each other.
         began: when the trial began to cost, in seconds since the epoch; the wait for a slot is no part of it.
 
     Raises:
@@ -48,43 +54,13 @@ def train_trial(run: RunLayout, key: TrialKey, stop: StopSignal, began: float) -
         Diverged: the loss is not finite.
     """
     started = time.time()
-    trial = TrialRun(run, key, stop, started)
-    language, progress = trial.train_language_model()
-    evaluating = time.perf_counter()
-    validation, tokens = trial.held_out(language, "validation", trial.config.evaluation.validation_tokens)
-    test, test_tokens = trial.held_out(language, "test", trial.config.evaluation.test_tokens)
-    evaluation_s = time.perf_counter() - evaluating
-    recall, recall_s = trial.recall()
-    record = TrialRecord(
-        key=key,
-        stage=trial.config.preset,
-        parameters=parameter_count(language),
-        tokens=progress.curves.tokens[-1],
-        config_hash=config_hash(trial.config),
-        code_version=code_version(),
-        torch=torch.__version__,
-        device=_device_name(trial.device),
-        slurm_job_id=os.environ.get("SLURM_JOB_ID", ""),
-        started=datetime.fromtimestamp(started, timezone.utc).isoformat(timespec="milliseconds"),
-        elapsed_s=time.time() - started,
-        startup_s=trial.first_step_at - began,
-        training_s=progress.seconds + recall_s,
-        evaluation_s=evaluation_s,
-        gpu_hours=(time.time() - started) / 3600 if trial.device.type == "cuda" else 0.0,
-        outcome=FINISHED,
-        train=_train_curve(progress.curves),
-        validation=_one_point(tokens_seen=progress.curves.tokens[-1], loss=validation),
-        test=_one_point(tokens_seen=progress.curves.tokens[-1], loss=test),
-        tasks=recall,
-    )
-    write_trial(trial.layout.result, record)
-    trial.say(
-        "trial finished",
-        validation_loss=f"{validation:.4f}",
-        held_out_tokens=f"{tokens}+{test_tokens}",
-        **{task: f"{result.score:.3f}" for task, result in recall.items()},
-        elapsed_s=f"{record.elapsed_s:.1f}",
-    )
+    config = load_frozen(run.config)
+    with process_group(ranks, config.training.threads, meeting if ranks.world > 1 else None) as device:
+        trial = TrialRun(run, key, stop, started, config, ranks, device)
+        record = trial.measure(began)
+        if ranks.rank == 0:
+            write_trial(trial.layout.result, record)
+            trial.say_result(record)
 
 
 @dataclass
@@ -95,12 +71,13 @@ class TrialRun:
     key: TrialKey
     stop: StopSignal
     started: float
+    config: CampaignConfig
+    ranks: Ranks
+    device: torch.device
     first_step_at: float = 0.0
 
     def __post_init__(self) -> None:
         self.layout = self.run.trial(self.key.candidate, self.key.rung, self.key.seed)
-        self.config: CampaignConfig = load_frozen(self.run.config)
-        self.device = start_process(self.config.training.threads)
         self.report_phase("starting")
         self.dataset: Dataset = open_dataset(self.run.dataset(self.config))
         self.mixer_class = load_mixer_class(self.run.program(self.key.candidate))
@@ -117,6 +94,39 @@ class TrialRun:
         """The same for all candidates at this trial seed: equal embeddings at the start, equal data order."""
         return int(np.random.SeedSequence([self.config.seed, self.key.seed]).generate_state(1)[0])
 
+    def measure(self, began: float) -> TrialRecord:
+        """Train, evaluate, and give all that was measured."""
+        language, progress = self.train_language_model()
+        evaluating = time.perf_counter()
+        validation, _ = self.held_out(language, "validation", self.config.evaluation.validation_tokens)
+        test, _ = self.held_out(language, "test", self.config.evaluation.test_tokens)
+        evaluation_s = time.perf_counter() - evaluating
+        recall, recall_s = self.recall()
+        tokens = progress.curves.tokens[-1]
+        elapsed_s = time.time() - self.started
+        return TrialRecord(
+            key=self.key,
+            stage=self.config.preset,
+            parameters=self.parameters,
+            tokens=tokens,
+            config_hash=config_hash(self.config),
+            code_version=code_version(),
+            torch=torch.__version__,
+            device=_device_name(self.device),
+            slurm_job_id=os.environ.get("SLURM_JOB_ID", ""),
+            started=datetime.fromtimestamp(self.started, timezone.utc).isoformat(timespec="milliseconds"),
+            elapsed_s=elapsed_s,
+            startup_s=self.first_step_at - began,
+            training_s=progress.seconds + recall_s,
+            evaluation_s=evaluation_s,
+            gpu_hours=self.ranks.world * elapsed_s / 3600 if self.device.type == "cuda" else 0.0,
+            outcome=FINISHED,
+            train=_train_curve(progress.curves),
+            validation=_one_point(tokens, validation),
+            test=_one_point(tokens, test),
+            tasks=recall,
+        )
+
     def train_language_model(self) -> tuple[torch.nn.Module, Progress]:
         """The language model trained to this rung's tokens; it goes on from the rung below."""
         training = self.config.training
@@ -125,16 +135,15 @@ class TrialRun:
             length=training.length,
             batch_size=training.batch_tokens // training.length,
             seed=self.random_seed,
+            rank=self.ranks.rank,
+            world=self.ranks.world,
         )
-        model = LanguageModel(self.sizes, self.mixer_class, self.ffn_width, seed=self.random_seed)
+        model = self._model(self.sizes)
+        # before DeepSpeed partitions the parameters
+        self.parameters = parameter_count(model)
         folder = CheckpointFolder(self.layout.checkpoint, before=self._rung_below("checkpoint"))
-        schedule = CosineSchedule(
-            peak=training.learning_rate,
-            floor=training.min_learning_rate_ratio,
-            warmup_steps=round(training.warmup * training.total_steps),
-            total_steps=training.total_steps,
-        )
-        trainer = Trainer(model.to(self.device), batches, schedule, training, folder, self.random_seed)
+        rates = schedule(training, training.learning_rate, training.total_steps)
+        trainer = Trainer(model, batches, rates, training, folder, self.random_seed, self.ranks)
         self.first_step_at = time.time()
         self._train(trainer, self.config.rung_steps(self.key.rung), "training")
         return trainer.model, trainer.progress
@@ -151,20 +160,22 @@ class TrialRun:
             below = TrialKey(self.key.candidate, self.key.rung - 1, self.key.seed)
             return dict(read_trial(below.result_path(self.run.root)).tasks), 0.0
         settings = self.config.evaluation.mqar
-        model = LanguageModel(
-            model_sizes(self.config, settings.vocabulary),
-            self.mixer_class,
-            self.ffn_width,
-            seed=self.random_seed,
+        model = self._model(model_sizes(self.config, settings.vocabulary))
+        training = self.config.training.model_copy(
+            update={"schedule": "cosine", "min_learning_rate_ratio": 0.0, "warmup": 0.1}
         )
-        training = self.config.training.model_copy(update={"learning_rate": settings.learning_rate})
-        schedule = CosineSchedule(settings.learning_rate, 0.0, settings.steps // 10, settings.steps)
+        rates = schedule(training, settings.learning_rate, settings.steps)
         folder = CheckpointFolder(self.layout.recall)
-        task = self._recall_task(RECALL_TRAINING)
-        trainer = Trainer(model.to(self.device), task, schedule, training, folder, self.random_seed)
+        task = RankShare(self._recall_task(RECALL_TRAINING), self.ranks)
+        trainer = Trainer(model, task, rates, training, folder, self.random_seed, self.ranks)
         self._train(trainer, settings.steps, "recall")
         score = accuracy(trainer.model, self._recall_task(RECALL_SCORING), RECALL_SCORING_BATCHES)
         return {"mqar": TaskResult(score.score, score.n, score.standard_error)}, trainer.progress.seconds
+
+    def _model(self, sizes: ModelConfig) -> LanguageModel:
+        model = LanguageModel(sizes, self.mixer_class, self.ffn_width, seed=self.random_seed)
+        model.activation_checkpointing = self.config.training.activation_checkpointing
+        return model.to(self.device)
 
     def _recall_task(self, stream: int) -> MQAR:
         settings = self.config.evaluation.mqar
@@ -188,6 +199,7 @@ class TrialRun:
         if not completed:
             raise Stopped
         trainer.save()
+        trainer.finish_save()
 
     def _rung_below(self, name: str) -> "CheckpointFolder | None":
         if self.key.rung == 0:
@@ -196,18 +208,24 @@ class TrialRun:
         return CheckpointFolder(below.root / name)
 
     def report_phase(self, phase: str, progress: Progress | None = None, steps: int = 0) -> None:
-        """Rewrite the progress file, and print a line where a log interval has ended."""
+        """Rewrite the progress file, and print a line where a log interval has ended. Rank 0 speaks for all."""
+        if self.ranks.rank > 0:
+            return
         loss = speed = None
         if progress is not None and progress.curves.loss:
-            loss, speed = progress.curves.loss[-1], progress.curves.tokens_per_s[-1]
+            curves = progress.curves
+            loss, speed = curves.loss[-1], curves.tokens_per_s[-1]
             left = (steps - progress.step) * progress.seconds / progress.step
             self.say(
                 phase,
                 step=f"{progress.step}/{steps}",
                 done=f"{progress.step / steps:.0%}",
                 loss=f"{loss:.4f}",
-                grad_norm=f"{progress.curves.grad_norm[-1]:.2f}",
+                grad_norm=f"{curves.grad_norm[-1]:.2f}",
                 tokens_per_s=f"{speed:.0f}",
+                utilisation=f"{curves.flops_utilisation[-1]:.1%}",
+                memory_gb=f"{curves.memory_bytes[-1] / 1e9:.2f}",
+                data_wait=f"{curves.data_wait[-1]:.1%}",
                 left_s=f"{left:.0f}",
             )
         write_progress(
@@ -223,6 +241,15 @@ class TrialRun:
                 loss=loss,
                 tokens_per_s=speed,
             ),
+        )
+
+    def say_result(self, record: TrialRecord) -> None:
+        """The line of a finished trial."""
+        self.say(
+            "trial finished",
+            validation_loss=f"{record.validation.loss[-1]:.4f}",
+            **{task: f"{result.score:.3f}" for task, result in record.tasks.items()},
+            elapsed_s=f"{record.elapsed_s:.1f}",
         )
 
     def say(self, what: str, **values: str) -> None:
@@ -246,6 +273,9 @@ def _train_curve(curves: Curves) -> TrainCurve:
         lr=np.array(curves.lr),
         grad_norm=np.array(curves.grad_norm),
         tokens_per_s=np.array(curves.tokens_per_s),
+        flops_utilisation=np.array(curves.flops_utilisation),
+        memory_bytes=np.array(curves.memory_bytes, dtype=np.int64),
+        data_wait=np.array(curves.data_wait),
     )
 
 

@@ -23,9 +23,12 @@ from asiarch.hpc.failures import classify
 from asiarch.hpc.layout import RunLayout, TrialLayout
 from asiarch.hpc.locks import try_lock
 from asiarch.hpc.slots import local_slot
+from asiarch.hpc.training.ranks import Meeting, Ranks
 from asiarch.hpc.warm import fork_child
 from asiarch.results.files import atomic_write_text
 from asiarch.results.trial import TrialKey
+
+PEER_SAYS_S = 3.0  # how long a rank that lost another one waits for the other's own words
 
 # how a child of the warm process says what became of its trial; any other exit code is a failure
 EXIT_WORDS = {0: "finished", 75: "stopped"}
@@ -37,44 +40,32 @@ class Stopped(BaseException):
 
 @dataclass(frozen=True)
 class TrialTask:
-    """The callable that submitit runs.
+    """The callable that submitit runs, once in each rank's process.
 
-    `slots` is the number of trials that this machine trains at a time, and `warm` the address of the process
-    that forks them; both None where Slurm does the queueing.
+    `attempt` names this submission. `slots` is the number of trials that this machine trains at a time, and
+    `warm` the address of the process that forks them; both None where Slurm does the queueing.
     """
 
     run_dir: str
     candidate: int
     rung: int
     seed: int
+    attempt: str
     slots: int | None
     warm: str | None
 
     def __call__(self) -> str:
         """Train and store this trial; the outcome in a word. What counts is the file it leaves."""
-        started = time.time()
         stop = StopSignal()
-        trial = self.layout
-        trial.root.mkdir(parents=True, exist_ok=True)
-        lock = os.open(trial.lock, os.O_RDWR | os.O_CREAT, 0o644)
-        if not try_lock(lock, patience_s=2.0):
-            return "already running elsewhere"
-        if trial.result.exists() or trial.failure.exists():
-            return "already done"
-        _sign(lock)
-        # what climbs goes first: it holds back the proposals that wait for its result
-        ticket = f"{9 - self.rung}-{self.candidate:04d}-{self.seed}"
-        queue = nullcontext(None) if self.slots is None else local_slot(self.run.slots, self.slots, ticket)
+        ranks = Ranks.from_submitit()
+        self.layout.root.mkdir(parents=True, exist_ok=True)
         try:
-            with queue as slot:
-                waited_s = time.time() - started
-                began = time.time() - (_process_age_s() - waited_s)
-                handles = [lock] if slot is None else [lock, slot]
-                return self._fork(began, handles) or self.train(stop, began)
+            return self._lead(ranks, stop) if ranks.rank == 0 else self._join(ranks, stop)
         except Stopped:
             return "stopped"
         finally:
-            os.close(lock)
+            if ranks.rank == 0 and ranks.world > 1:
+                self.meeting.call_off("rank 0 ended before it trained")
 
     @property
     def run(self) -> RunLayout:
@@ -86,7 +77,49 @@ class TrialTask:
         """The trial's folder."""
         return self.run.trial(self.candidate, self.rung, self.seed)
 
-    def train(self, stop: "StopSignal", began: float) -> str:
+    @property
+    def meeting(self) -> Meeting:
+        """Where the ranks of this attempt meet."""
+        return Meeting.of(self.layout.root, self.attempt)
+
+    def _lead(self, ranks: Ranks, stop: "StopSignal") -> str:
+        """Rank 0: train once the trial's lock and a slot are held."""
+        started = time.time()
+        trial = self.layout
+        lock = os.open(trial.lock, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            if not try_lock(lock, patience_s=2.0):
+                return "already running elsewhere"
+            if trial.result.exists() or trial.failure.exists():
+                return "already done"
+            _sign(lock)
+            # what climbs goes first: it holds back the proposals that wait for its result
+            ticket = f"{9 - self.rung}-{self.candidate:04d}-{self.seed}"
+            queue = nullcontext() if self.slots is None else local_slot(self.run.slots, self.slots, ticket)
+            with queue as slot:
+                waited_s = time.time() - started
+                began = time.time() - (_process_age_s() - waited_s)
+                return self._run(ranks, stop, began, [lock] if slot is None else [lock, slot])
+        finally:
+            os.close(lock)
+
+    def _join(self, ranks: Ranks, stop: "StopSignal") -> str:
+        """Another rank: train with rank 0 once it does."""
+        where = self.meeting.wait()
+        return where if isinstance(where, str) else self._run(ranks, stop, time.time(), [])
+
+    def _run(self, ranks: Ranks, stop: "StopSignal", began: float, handles: list[int]) -> str:
+        """Train in a child of the warm process, which shares the locks; here where there is none."""
+        request = {"task": asdict(self), "ranks": asdict(ranks), "began": began}
+        code = None if self.warm is None else fork_child(self.warm, request, [1, 2, *handles])
+        if code is None:
+            return self.train(ranks, stop, began)
+        if code not in EXIT_WORDS:
+            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            raise RuntimeError(f"the trial's process ended with {how}; see the lines above")
+        return EXIT_WORDS[code]
+
+    def train(self, ranks: Ranks, stop: "StopSignal", began: float) -> str:
         """Train in this process; a failure is recorded, then raised.
 
         Args:
@@ -95,23 +128,12 @@ class TrialTask:
         try:
             from asiarch.hpc.train_trial import train_trial
 
-            train_trial(self.run, TrialKey(self.candidate, self.rung, self.seed), stop, began)
+            key = TrialKey(self.candidate, self.rung, self.seed)
+            train_trial(self.run, key, stop, began, ranks, self.meeting)
         except Exception as error:
-            _record_failure(self, error)
+            _record_failure(self, ranks, error)
             raise
         return "finished"
-
-    def _fork(self, began: float, handles: list[int]) -> str | None:
-        """Train in a child of the warm process, which shares the locks; None where there is none."""
-        if self.warm is None:
-            return None
-        code = fork_child(self.warm, {"task": asdict(self), "began": began}, [1, 2, *handles])
-        if code is None:
-            return None
-        if code not in EXIT_WORDS:
-            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            raise RuntimeError(f"the trial's process ended with {how}; see the lines above")
-        return EXIT_WORDS[code]
 
     def checkpoint(self) -> DelayedSubmission:
         """For submitit: the same task again; it goes on from the trial's own checkpoint."""
@@ -120,10 +142,11 @@ class TrialTask:
 
 def train_in_child(request: dict[str, Any], handles: list[int]) -> int:
     """What a child of the warm process does; its exit code. `handles` are held for their locks alone."""
-    task = TrialTask(**request["task"])
-    _sign(handles[0])
+    task, ranks = TrialTask(**request["task"]), Ranks(**request["ranks"])
+    if ranks.rank == 0:
+        _sign(handles[0])
     try:
-        outcome = task.train(StopSignal(), request["began"])
+        outcome = task.train(ranks, StopSignal(), request["began"])
     except Stopped:
         outcome = "stopped"
     return next(code for code, word in EXIT_WORDS.items() if word == outcome)
@@ -148,15 +171,31 @@ def _sign(lock: int) -> None:
     os.pwrite(lock, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
 
 
-def _record_failure(task: TrialTask, error: Exception) -> None:
-    cause = classify(error, task.run.program(task.candidate))
+def _record_failure(task: TrialTask, ranks: Ranks, error: Exception) -> None:
+    from asiarch.hpc.training.process_group import is_lost_rank
+
+    path = task.layout.failure
+    if ranks.world > 1 and is_lost_rank(error):
+        cause = "rank_lost"
+        if _appears(path, PEER_SAYS_S):  # the rank that is gone has said why
+            return
+    else:
+        cause = classify(error, task.run.program(task.candidate))
     record: dict[str, Any] = {
         "cause": cause,
         "detail": one_line(f"{type(error).__name__}: {error}"),
+        "rank": ranks.rank,
         "traceback": traceback.format_exc()[-8000:],
     }
-    print(f"trial failed: cause={cause} {record['detail']}", file=sys.stderr, flush=True)
-    atomic_write_text(task.layout.failure, json.dumps(record, indent=1) + "\n")
+    print(f"trial failed: cause={cause} rank={ranks.rank} {record['detail']}", file=sys.stderr, flush=True)
+    atomic_write_text(path, json.dumps(record, indent=1) + "\n")
+
+
+def _appears(path: Path, patience_s: float) -> bool:
+    deadline = time.monotonic() + patience_s
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return path.exists()
 
 
 def _process_age_s() -> float:

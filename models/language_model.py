@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from asiarch.kernels import rms_norm
 from asiarch.models.errors import UserError
@@ -106,7 +107,7 @@ class LanguageModel(nn.Module):
 
     The mixer is built as mixer_class(hidden_size=, num_heads=, layer_idx=) and keeps its own initialisation;
     everything else starts from a normal distribution of deviation 0.02. The global random state is left as it
-    was.
+    was. With `activation_checkpointing` set, a block keeps its input alone and is run again in the backward pass.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class LanguageModel(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
+        self.activation_checkpointing = False
         with seeded(seed, "embedding"):
             self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
             nn.init.normal_(self.embedding.weight, std=INITIAL_DEVIATION)
@@ -129,7 +131,10 @@ class LanguageModel(nn.Module):
         """
         x = self.embedding(tokens)
         for block in self.blocks:
-            x = block(x)
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
         logits = functional.linear(self.final_norm(x), self.embedding.weight)
         if targets is None:
             return logits

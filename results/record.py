@@ -29,7 +29,9 @@ class TrainCurve:
     """The training log, one entry a logged step; all arrays have the shape (points,).
 
     step: optimiser steps done. tokens: training tokens seen so far. loss: nats a token. lr: learning rate.
-    grad_norm: before clipping; may be infinite where a scaled step overflowed. tokens_per_s: throughput.
+    grad_norm: before clipping; may be infinite where a scaled step overflowed. tokens_per_s: throughput of all
+    ranks. flops_utilisation: share of the devices' peak arithmetic speed. memory_bytes: the most that rank 0 held
+    so far. data_wait: share of the time in which training waited for its batch.
     """
 
     step: Integers
@@ -38,6 +40,9 @@ class TrainCurve:
     lr: Floats
     grad_norm: Floats
     tokens_per_s: Floats
+    flops_utilisation: Floats
+    memory_bytes: Integers
+    data_wait: Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +120,8 @@ def validate(record: TrialRecord) -> None:
     _validate_curve("test", record.test, points=(1 if finished else 0, 1))
     _increasing("train/step", record.train.step)
     _finite("train/lr", record.train.lr)
-    _finite("train/tokens_per_s", record.train.tokens_per_s, minimum=0.0)
+    for name in ("tokens_per_s", "flops_utilisation", "data_wait"):
+        _finite(f"train/{name}", getattr(record.train, name), minimum=0.0)
     if finished:  # the log of a run that diverged shows how it did
         _finite("train/loss", record.train.loss)
     # a cross entropy is never negative

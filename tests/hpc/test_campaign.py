@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -204,6 +205,36 @@ def test_killed_trials_and_a_ctrl_c_change_nothing(undisturbed: Path, tmp_path: 
     assert any(event["cause"] == "killed" and event["counts"] == 1 for event in interrupted)
     assert numbers(run_dir) == numbers(undisturbed)
     assert_nothing_ran_twice(run_dir)
+
+
+def test_trials_of_two_ranks_find_what_trials_of_one_do(undisturbed: Path, tmp_path: Path) -> None:
+    """Candidates and programs alike, losses within rounding; a rank is killed alone meanwhile."""
+    config, run_dir = write_campaign(tmp_path, CAMPAIGN + "local: {slots: 1, ranks: 2}\n"), tmp_path / "run"
+    head = subprocess.Popen(command(config, run_dir), stdout=subprocess.DEVNULL, env=environment())
+    deadline = time.monotonic() + 200
+    while not (ranks := children_of_warm(run_dir)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(max(ranks), signal.SIGKILL)
+    assert head.wait(timeout=600) == 0
+    causes = [e["cause"] for e in read_journal(run_dir) if e["event"] == "trial_interrupted"]
+    assert causes
+    assert set(causes) <= {"rank_lost", "killed"}
+    one, two = numbers(undisturbed), numbers(run_dir)
+    assert [c[:4] for c in two["candidates"]] == [c[:4] for c in one["candidates"]]
+    assert two["programs"] == one["programs"]
+    for name in (name for name in one if name.endswith("train/loss")):
+        np.testing.assert_allclose(two[name], one[name], rtol=1e-3, err_msg=name)
+    assert_nothing_ran_twice(run_dir)
+
+
+def children_of_warm(run_dir: Path) -> list[int]:
+    """The processes that train now: children of the campaign's warm process, once a trial has begun."""
+    found = []
+    for path in training(run_dir).values():
+        parent = int(Path(f"/proc/{path}/stat").read_text().rpartition(")")[2].split()[1])
+        found = [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+    return found if len(found) == 2 else []
 
 
 @pytest.mark.parametrize("damage", ["truncated", "garbage"])

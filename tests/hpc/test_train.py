@@ -2,24 +2,31 @@
 
 import itertools
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from asiarch.hpc.checkpoints import CheckpointFolder
 from asiarch.hpc.config import TrainingConfig, load_config
 from asiarch.hpc.failures import Diverged
-from asiarch.hpc.train import CosineSchedule, Curves, Trainer, start_process
+from asiarch.hpc.training.checkpoints import CheckpointFolder
+from asiarch.hpc.training.learning_rate import cosine, warmup_stable_decay
+from asiarch.hpc.training.process_group import process_group
+from asiarch.hpc.training.ranks import Ranks
+from asiarch.hpc.training.trainer import Curves, Trainer, accumulation
+from asiarch.models.errors import UserError
 
 
 @pytest.fixture(scope="module")
-def training(tmp_path_factory: pytest.TempPathFactory) -> TrainingConfig:
+def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainingConfig]:
     path = tmp_path_factory.mktemp("config") / "c.yaml"
     path.write_text("name: c\npreset: demo\nseed: 0\ntraining: {log_every: 4, gradient_clipping: 0.5}\n")
-    start_process(threads=1)
-    return load_config(path).training
+    with process_group(Ranks(), threads=1):
+        yield load_config(path).training
 
 
 class Batches:
@@ -43,11 +50,11 @@ class Model(torch.nn.Module):
         return torch.nn.functional.cross_entropy(hidden.flatten(0, 1), targets.flatten())
 
 
-SCHEDULE = CosineSchedule(peak=0.05, floor=0.1, warmup_steps=5, total_steps=40)
+SCHEDULE = cosine(peak=0.05, floor=0.1, warmup_steps=5, total_steps=40)
 
 
 def trainer(training: TrainingConfig, folder: Path, model: torch.nn.Module | None = None) -> Trainer:
-    return Trainer(model or Model(), Batches(), SCHEDULE, training, CheckpointFolder(folder), seed=7)
+    return Trainer(model or Model(), Batches(), SCHEDULE, training, CheckpointFolder(folder), 7, Ranks())
 
 
 def exact(curves: Curves) -> tuple[list[int], list[float], list[float], list[float]]:
@@ -58,7 +65,7 @@ def never() -> bool:
     return False
 
 
-@pytest.mark.parametrize("stops", [[4], [8, 12], [4, 8, 12, 16, 20, 24, 28, 32, 36]], ids=str)
+@pytest.mark.parametrize("stops", [[4], [7, 13], [1, 2, 3, 8, 12, 13, 27, 28, 32, 39]], ids=str)
 def test_stopped_and_resumed_training_gives_the_same_numbers(
     training: TrainingConfig, tmp_path: Path, stops: list[int]
 ) -> None:
@@ -83,8 +90,9 @@ def test_a_rung_continues_from_the_one_below(training: TrainingConfig, tmp_path:
     low = trainer(training, tmp_path / "rung0")
     low.train(22, lambda _: None, never)
     low.save()
+    low.finish_save()
     folder = CheckpointFolder(tmp_path / "rung1", before=CheckpointFolder(tmp_path / "rung0"))
-    high = Trainer(Model(), Batches(), SCHEDULE, training, folder, seed=7)
+    high = Trainer(Model(), Batches(), SCHEDULE, training, folder, 7, Ranks())
     assert high.progress.step == 22
     high.train(40, lambda _: None, never)
     assert exact(high.progress.curves) == exact(whole.progress.curves)
@@ -93,13 +101,14 @@ def test_a_rung_continues_from_the_one_below(training: TrainingConfig, tmp_path:
 def test_a_missing_rung_below_is_said(training: TrainingConfig, tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path / "rung1", before=CheckpointFolder(tmp_path / "rung0"))
     with pytest.raises(FileNotFoundError, match="no checkpoint to continue from"):
-        Trainer(Model(), Batches(), SCHEDULE, training, folder, seed=7)
+        Trainer(Model(), Batches(), SCHEDULE, training, folder, 7, Ranks())
 
 
 def test_a_half_written_checkpoint_is_not_taken(training: TrainingConfig, tmp_path: Path) -> None:
     first = trainer(training, tmp_path)
     first.train(8, lambda _: None, never)
     first.save()
+    first.finish_save()
     (tmp_path / ".writing-000012").mkdir()
     (tmp_path / ".writing-000012" / "rubbish").write_text("x")
     assert trainer(training, tmp_path).progress.step == 8
@@ -144,3 +153,48 @@ def test_the_schedule_is_linear_then_cosine() -> None:
     assert abs(middle - 22.5) < 1e-9
     assert rates[40] == pytest.approx(0.005)
     assert all(a >= b for a, b in itertools.pairwise(rates[5:]))
+
+
+def test_warmup_stable_decay_by_its_formula() -> None:
+    rates = [warmup_stable_decay(0.1, 0.2, 10, 20, 100)(step) for step in range(101)]
+    assert rates[:10] == pytest.approx([0.01 * (step + 1) for step in range(10)])
+    assert rates[10:81] == pytest.approx([0.1] * 71)
+    assert rates[90] == pytest.approx(0.1 * (0.2 + 0.8 * 0.5))
+    assert rates[100] == pytest.approx(0.02)
+
+
+@given(rows=st.integers(1, 64), length=st.integers(1, 64), limit=st.integers(64, 4096))
+def test_accumulation_is_the_least_that_fits(rows: int, length: int, limit: int) -> None:
+    parts = accumulation(rows, length, limit)
+    assert rows % parts == 0
+    assert rows // parts * length <= limit
+    fewer = [n for n in range(1, parts) if rows % n == 0]
+    assert all(rows // n * length > limit for n in fewer)
+
+
+def test_a_row_that_does_not_fit_is_said() -> None:
+    with pytest.raises(UserError, match="less than one row of 65 tokens"):
+        accumulation(4, 65, 64)
+
+
+def test_the_logged_utilisation_counts_the_matrix_products(training: TrainingConfig, tmp_path: Path) -> None:
+    """Forward and both products of the backward pass of one known linear layer."""
+
+    class Linear(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = torch.nn.Embedding(16, 32)
+            self.head = torch.nn.Linear(32, 16, bias=False)
+
+        def forward(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.cross_entropy(
+                self.head(self.table(inputs)).flatten(0, 1), targets.flatten()
+            )
+
+    run = trainer(training, tmp_path, Linear())
+    run.train(8, lambda _: None, never)
+    assert run._flops_per_step == 4 * 3 * 2 * 8 * 32 * 16
+    curves = run.progress.curves
+    assert all(0 < share < 1.5 for share in curves.flops_utilisation)
+    assert all(0 <= share < 1 for share in curves.data_wait)
+    assert curves.memory_bytes[-1] > 50e6

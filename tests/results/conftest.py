@@ -37,7 +37,15 @@ def make_record() -> MakeRecord:
             "gpu_hours": 0.0,
             "outcome": "finished",
             "train": TrainCurve(
-                step, step * 1000, noise(5) + 3, noise(5), noise(5), np.array([9, 2, 3, 4, 5.0])
+                step,
+                step * 1000,
+                noise(5) + 3,
+                noise(5),
+                noise(5),
+                np.array([9, 2, 3, 4, 5.0]),
+                np.full(5, 0.25),
+                step * 4096,
+                np.zeros(5),
             ),
             "validation": LossCurve(np.array([2000, 5000]), np.array([4.5, 1 / 3])),
             "test": LossCurve(np.array([5000]), np.array([4.25])),
