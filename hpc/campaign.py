@@ -16,11 +16,12 @@ from asiarch.agents.proposer import NothingNew
 from asiarch.hpc.check import run_check
 from asiarch.hpc.config import CampaignConfig
 from asiarch.hpc.data import open_dataset
-from asiarch.hpc.failures import RETRIED, read_failure
+from asiarch.hpc.failures import RETRIED, Implausible, read_failure
 from asiarch.hpc.head_log import HeadLog
 from asiarch.hpc.jobs import Jobs, TrialId
 from asiarch.hpc.journal import Journal, read_journal
 from asiarch.hpc.layout import RunLayout
+from asiarch.hpc.plausibility import look_for_implausible_loss
 from asiarch.hpc.progress import read_progress
 from asiarch.hpc.proposals import ProposalStore
 from asiarch.hpc.publish import publish_results
@@ -41,6 +42,7 @@ from asiarch.hpc.warm import WarmProcess
 from asiarch.models.check.settings import CheckSettings
 from asiarch.models.errors import UserError
 from asiarch.results.ranking import write_ranking
+from asiarch.results.record import TrialRecord
 from asiarch.results.schema import read_trial
 from asiarch.results.trial import BadResult, TrialKey
 
@@ -107,6 +109,8 @@ class Head:
         alive = self._jobs.alive(key)
         started = self._note_start(key, trial)
         if layout.result.exists():
+            if not self._reference_is_settled(key):
+                return started  # what is plausible is not known yet
             self._take_result(key, trial)
         elif (failure := read_failure(layout.failure)) is not None:
             self._take_failure(key, trial, *failure)
@@ -115,9 +119,26 @@ class Head:
         elif self._over_time(key):
             self._jobs.stop([key], patience_s=1.0)
             self._take_failure(key, trial, "time_limit", f"not done after {self._config.trial.timeout} s")
+        elif self._without_progress(key):
+            self._jobs.stop([key], patience_s=1.0)
+            self._take_failure(
+                key, trial, "no_progress", f"no sign of life for {self._config.watchdog.no_progress} s"
+            )
         else:
             return started
         return True
+
+    def _reference_is_settled(self, key: TrialId) -> bool:
+        reference = self.state.candidates[0].trials.get(key[1:])
+        return self._is_known(key[0]) or (reference is not None and reference.settled)
+
+    def _is_known(self, candidate: int) -> bool:
+        return candidate < len(self._config.baselines)
+
+    def _without_progress(self, key: TrialId) -> bool:
+        allowed = self._config.watchdog.no_progress
+        progress = read_progress(self._run.trial(*key).progress)
+        return allowed is not None and progress is not None and time.time() - progress.updated > allowed
 
     def _note_start(self, key: TrialId, trial: Trial) -> bool:
         progress = None if trial.host else read_progress(self._run.trial(*key).progress)
@@ -137,8 +158,12 @@ class Head:
             if record.key != TrialKey(*key):
                 raise BadResult(f"it says that it is {record.key}")
             summary = record.summary()
+            self._look_for_leak(record)
         except BadResult as error:
             self._take_failure(key, trial, "bad_result", error.reason)
+            return
+        except Implausible as error:
+            self._take_failure(key, trial, error.cause, f"Implausible: {error}")
             return
         seconds = {
             "elapsed": record.elapsed_s,
@@ -149,6 +174,20 @@ class Head:
         }
         self._record("trial_finished", **_names(key), summary=summary.to_json(), seconds=seconds)
         self._after_trial(key[0])
+
+    def _look_for_leak(self, record: TrialRecord) -> None:
+        """Again what the trial's watchdog looks for: it may have run before the reference's log was there."""
+        key = record.key
+        path = self._run.trial(0, key.rung, key.seed).result
+        if not self._is_known(key.candidate) and path.exists():
+            training = self._config.training
+            look_for_implausible_loss(
+                record.train.step.tolist(),
+                record.train.loss.tolist(),
+                read_trial(path).train,
+                self._config.watchdog.implausible,
+                training.warmup_steps,
+            )
 
     def _take_failure(self, key: TrialId, trial: Trial, cause: str, detail: str) -> None:
         # a trial of a head before this one was stopped with it, most likely: not its own fault
@@ -228,7 +267,7 @@ class Head:
             edits=list(proposal.edits),
             fingerprint=stored.fingerprint,
             saw=list(proposal.saw),
-            baseline=action.candidate < len(self._config.baselines),
+            baseline=self._is_known(action.candidate),
         )
 
     def _check(self, candidate: int) -> None:

@@ -108,6 +108,11 @@ class TrainingConfig(_Section):
         """Optimiser steps of the whole budget."""
         return self.tokens // self.batch_tokens
 
+    @property
+    def warmup_steps(self) -> int:
+        """Optimiser steps of the whole budget's warm-up."""
+        return round(self.warmup * self.total_steps)
+
     @model_validator(mode="after")
     def _batch_fits(self) -> "TrainingConfig":
         if self.batch_tokens % self.length:
@@ -208,6 +213,21 @@ class SlurmConfig(_Section):
     extra: dict[str, str]
 
 
+class WatchdogConfig(_Section):
+    """When a trial is stopped; null turns a watch off. See asiarch.hpc.training.watchdog.
+
+    `diverged`: times the lowest loss so far. `implausible`: share below the reference's loss at the same step.
+    `slower`: times slower than the reference. `memory_growth`: times what was in use early on. `no_progress`:
+    time without a sign of life.
+    """
+
+    diverged: Annotated[float, BeforeValidator(number), Field(gt=1)] | None
+    implausible: Fraction | None
+    slower: Annotated[float, BeforeValidator(number), Field(gt=1)] | None
+    memory_growth: Annotated[float, BeforeValidator(number), Field(gt=1)] | None
+    no_progress: Duration | None
+
+
 class TrialConfig(_Section):
     """Limits of one trial; `max_restarts` counts failures of the machine, not of the program."""
 
@@ -244,6 +264,7 @@ class CampaignConfig(_Section):
     local: LocalConfig
     slurm: SlurmConfig
     trial: TrialConfig
+    watchdog: WatchdogConfig
     budget: BudgetConfig
     # YAML 1.1 takes a bare off for false
     sandbox: Annotated[Literal["off"], BeforeValidator(lambda v: "off" if v is False else v)]
@@ -269,6 +290,10 @@ class CampaignConfig(_Section):
         if len(set(self.baselines)) < len(self.baselines):
             raise ValueError("baselines names one twice")
         self._ranks_share_batches()
+        if self.search.mode == "deterministic" and self.watchdog.slower is not None:
+            raise ValueError(
+                "watchdog.slower decides by the clock, which a deterministic search must not: set it to null"
+            )
         if list(self.rungs) != sorted(set(self.rungs)) or self.rungs[-1] != 1.0:
             raise ValueError(f"rungs must rise and end at 1.0, as in [0.1, 0.3, 1.0]; got {list(self.rungs)}")
         steps = [self.rung_steps(rung) for rung in range(len(self.rungs))]

@@ -2,12 +2,16 @@
 
 Causes:
     candidate_code   the program raised while it was trained
-    diverged         the loss became NaN or infinite
+    diverged         the loss became NaN or infinite, or rose and stayed up
+    implausible      the loss is too far below the reference's: a leak until shown otherwise
+    too_slow         far fewer tokens a second than the reference at the same rung
+    memory_growth    memory in use grows and grows
     out_of_memory    the program asked for more memory than there is
     bad_result       the trial says that it finished, and its result cannot be read
     environment      the machine: a full disk, a missing file, a damaged data shard
     killed           the process is gone and left nothing: killed, out of host memory, a lost machine
     rank_lost        another process of the same trial died or did not answer
+    no_progress      no sign of life for longer than the configuration allows
     time_limit       the trial was not done in the time that it is given
     training_error   any other exception while training
 """
@@ -21,27 +25,57 @@ from asiarch.models.errors import UserError
 Cause = Literal[
     "candidate_code",
     "diverged",
+    "implausible",
+    "too_slow",
+    "memory_growth",
     "out_of_memory",
     "bad_result",
     "environment",
     "killed",
     "rank_lost",
+    "no_progress",
     "time_limit",
     "training_error",
 ]
 
 # what a second try may mend: the rest would only happen again
-RETRIED: frozenset[str] = frozenset({"environment", "killed", "rank_lost", "bad_result"})
+RETRIED: frozenset[str] = frozenset({"environment", "killed", "rank_lost", "no_progress", "bad_result"})
 
 
-class Diverged(Exception):
-    """The training loss is NaN or infinite."""
+class Stopping(Exception):
+    """A watchdog's verdict on a training; `cause` names it."""
+
+    cause: Cause
+
+
+class Diverged(Stopping):
+    """The training loss is NaN or infinite, or has risen and stays up."""
+
+    cause = "diverged"
+
+
+class Implausible(Stopping):
+    """The loss is too far below the reference's."""
+
+    cause = "implausible"
+
+
+class TooSlow(Stopping):
+    """Far fewer tokens a second than the reference."""
+
+    cause = "too_slow"
+
+
+class MemoryGrowth(Stopping):
+    """Memory in use grows without bound."""
+
+    cause = "memory_growth"
 
 
 def classify(error: BaseException, program: Path) -> Cause:
     """The cause behind an exception that ended a trial of the program in the file `program`."""
-    if isinstance(error, Diverged):
-        return "diverged"
+    if isinstance(error, Stopping):
+        return error.cause
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "out_of_memory"
     if "not enough memory" in str(error) or "can't allocate memory" in str(error):

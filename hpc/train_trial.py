@@ -21,6 +21,7 @@ from asiarch.hpc.training.learning_rate import schedule
 from asiarch.hpc.training.process_group import process_group
 from asiarch.hpc.training.ranks import Meeting, Ranks
 from asiarch.hpc.training.trainer import Curves, Progress, RankShare, Trainer
+from asiarch.hpc.training.watchdog import Watchdog
 from asiarch.hpc.trial import Stopped, StopSignal
 from asiarch.models.baselines import baseline_path
 from asiarch.models.contract import load_mixer_class
@@ -192,6 +193,10 @@ class TrialRun:
     def _train(self, trainer: Trainer, until_step: int, phase: str) -> None:
         def on_log(progress: Progress) -> None:
             self.report_phase(phase, progress, until_step)
+            if watchdog is not None:
+                watchdog.look(progress.curves)
+
+        watchdog = self._watchdog() if phase == "training" else None
 
         self.stop.training = True
         completed = trainer.train(until_step, on_log, lambda: self.stop.requested)
@@ -200,6 +205,13 @@ class TrialRun:
             raise Stopped
         trainer.save()
         trainer.finish_save()
+
+    def _watchdog(self) -> Watchdog:
+        # the reference is watched by no other, and known programs may well be better than it
+        known = self.key.candidate < len(self.config.baselines)
+        reference = self.run.trial(0, self.key.rung, self.key.seed).result
+        curve = None if known or not reference.exists() else read_trial(reference).train
+        return Watchdog(self.config.watchdog, self.config.training.warmup_steps, curve)
 
     def _rung_below(self, name: str) -> "CheckpointFolder | None":
         if self.key.rung == 0:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from asiarch.hpc.failures import RETRIED, Diverged, classify, read_failure
+from asiarch.hpc.failures import RETRIED, Diverged, Implausible, MemoryGrowth, TooSlow, classify, read_failure
 from asiarch.models.contract import load_mixer_class
 from asiarch.models.errors import UserError
 
@@ -36,6 +36,9 @@ def test_an_error_inside_of_the_program_is_the_program_s(tmp_path: Path) -> None
     ("error", "cause"),
     [
         (Diverged("nan"), "diverged"),
+        (Implausible("low"), "implausible"),
+        (TooSlow("slow"), "too_slow"),
+        (MemoryGrowth("more"), "memory_growth"),
         (MemoryError(), "out_of_memory"),
         (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate"), "out_of_memory"),
         (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory"),
@@ -49,7 +52,7 @@ def test_causes(error: Exception, cause: str) -> None:
 
 
 def test_only_what_a_second_try_can_mend_is_tried_again() -> None:
-    assert {"environment", "killed", "bad_result"} == RETRIED
+    assert {"environment", "killed", "rank_lost", "no_progress", "bad_result"} == RETRIED
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b'{"cause": "x"}', b"\xff\xfe", b"null"])
