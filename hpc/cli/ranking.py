@@ -53,7 +53,9 @@ def ranking_table(rows: Sequence[RankingRow], reference: str, width: int) -> Tab
     table = Table(box=None, header_style="bold", pad_edge=False)
     chosen = [column for column in _columns(reference) if width >= WIDE or column.narrow]
     for column in chosen:
-        table.add_column(column.title, justify=column.justify, no_wrap=True)
+        # ids are what people type next: whatever else is cut in a narrow terminal, they are not
+        least = 4 if column.title in ("rank", "id") else None
+        table.add_column(column.title, justify=column.justify, no_wrap=True, min_width=least)
     for row in rows:
         table.add_row(*(column.cell(row) for column in chosen))
     return table

@@ -116,7 +116,7 @@ class Trainer:
         self.ranks = ranks
         self.progress = Progress()
         self._device = next(model.parameters()).device
-        self._begin_interval(Interval())
+        self._carried = Interval()  # what a checkpoint had of the log interval it was taken in
         self._rows, self._length = batches[0][0].shape
         self._accumulation = accumulation(self._rows, self._length, config.micro_batch_tokens)
         first_row = [torch.from_numpy(part[:1]).to(self._device) for part in batches[0]]
@@ -157,14 +157,14 @@ class Trainer:
         for name, value in own["buffers"].items():
             buffers[name].copy_(value)
         if len(shares) == self.ranks.world:
-            self._begin_interval(Interval(**own["interval"]))
+            self._carried = Interval(**own["interval"])
             torch.set_rng_state(own["generator"])
             if self._device.type == "cuda":
                 torch.cuda.set_rng_state(own["cuda_generator"], self._device)
         else:
             # at another number of ranks there is no state of this rank's own: a new stream, the mean loss so far
             losses = [share["interval"]["loss"] for share in shares]
-            self._begin_interval(Interval(**{**own["interval"], "loss": sum(losses) / len(losses)}))
+            self._carried = Interval(**{**own["interval"], "loss": sum(losses) / len(losses)})
             torch.manual_seed(torch.initial_seed() + self.progress.step + 1)
 
     def save(self) -> None:
@@ -203,6 +203,8 @@ class Trainer:
             Diverged: the loss is not finite.
         """
         self.model.train()
+        self._begin_interval(self._carried)
+        self._carried = Interval()
         last_save = time.monotonic()
         while self.progress.step < until_step:
             step = self.progress.step

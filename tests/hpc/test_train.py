@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -153,6 +154,13 @@ def test_the_schedule_is_linear_then_cosine() -> None:
     assert abs(middle - 22.5) < 1e-9
     assert rates[40] == pytest.approx(0.005)
     assert all(a >= b for a, b in itertools.pairwise(rates[5:]))
+
+
+def test_time_before_training_is_not_training(training: TrainingConfig, tmp_path: Path) -> None:
+    late = trainer(training, tmp_path)
+    time.sleep(0.5)
+    late.train(8, lambda _: None, never)
+    assert late.progress.seconds < 0.4
 
 
 def test_warmup_stable_decay_by_its_formula() -> None:
