@@ -226,7 +226,7 @@ class Head:
         """Drop the checkpoints that nothing continues from; those of the last rung stay."""
         for rung, seed in candidate.trials:
             layout = self._run.trial(candidate.id, rung, seed)
-            shutil.rmtree(layout.recall, ignore_errors=True)
+            shutil.rmtree(layout.tasks, ignore_errors=True)
             if rung < candidate.rung:
                 shutil.rmtree(layout.checkpoint, ignore_errors=True)
 

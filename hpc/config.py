@@ -40,6 +40,7 @@ from asiarch.models.errors import UserError
 
 PRESETS = ("demo", "explore", "verify", "final")
 Preset = Literal["demo", "explore", "verify", "final"]
+TaskName = Literal["mqar", "selective_copying", "induction", "parity", "s3", "s5"]
 Baseline = Literal["delta_net", "gated_delta_net", "gla", "softmax_attention"]
 
 
@@ -153,15 +154,20 @@ class SearchConfig(_Section):
     in_flight: Count
 
 
-class MQARConfig(_Section):
+class TaskConfig(_Section):
+    """A synthetic task, and the training of the small model that is scored on it."""
+
+    length: Annotated[int, BeforeValidator(number), Field(ge=4, multiple_of=2)]
+    batch_size: Annotated[int, BeforeValidator(number), Field(ge=2)]
+    steps: Count
+    learning_rate: Positive
+
+
+class MQARConfig(TaskConfig):
     """The associative recall task; see asiarch.hpc.evaluation.mqar."""
 
     pairs: Count
     vocabulary: Annotated[int, BeforeValidator(number), Field(ge=8)]
-    length: Count
-    batch_size: Count
-    steps: Count
-    learning_rate: Positive
 
     @model_validator(mode="after")
     def _pairs_fit(self) -> "MQARConfig":
@@ -174,13 +180,44 @@ class MQARConfig(_Section):
         return self
 
 
+class SelectiveCopyingConfig(TaskConfig):
+    """The copying task; see asiarch.hpc.evaluation.copying."""
+
+    items: Count
+    vocabulary: Annotated[int, BeforeValidator(number), Field(ge=4)]
+
+    @model_validator(mode="after")
+    def _items_fit(self) -> "SelectiveCopyingConfig":
+        if self.length < 2 * self.items:
+            raise ValueError(
+                f"length {self.length} is too short: {self.items} items and marks need {2 * self.items}"
+            )
+        return self
+
+
 class EvaluationConfig(_Section):
     """Held-out text in tokens, and the tasks of the benchmark part."""
 
     validation_tokens: Count
     test_tokens: Count
-    tasks: tuple[Literal["mqar"], ...]
+    tasks: tuple[TaskName, ...]
     mqar: MQARConfig
+    selective_copying: SelectiveCopyingConfig
+    induction: TaskConfig
+    parity: TaskConfig
+    s3: TaskConfig
+    s5: TaskConfig
+
+    def task(self, name: TaskName) -> TaskConfig:
+        """The sizes of one task."""
+        sizes: TaskConfig = getattr(self, name)
+        return sizes
+
+    @model_validator(mode="after")
+    def _each_task_once(self) -> "EvaluationConfig":
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ValueError("tasks names one twice")
+        return self
 
 
 class CheckConfig(_Section):
@@ -310,8 +347,8 @@ class CampaignConfig(_Section):
 
     def _ranks_share_batches(self) -> None:
         rows = {"training.batch_tokens / training.length": self.training.batch_tokens // self.training.length}
-        if "mqar" in self.evaluation.tasks:
-            rows["evaluation.mqar.batch_size"] = self.evaluation.mqar.batch_size
+        for task in self.evaluation.tasks:
+            rows[f"evaluation.{task}.batch_size"] = self.evaluation.task(task).batch_size
         for name, count in rows.items():
             if count % self.ranks:
                 raise ValueError(f"{name} is {count} rows, which {self.ranks} ranks cannot share equally")

@@ -78,9 +78,9 @@ class TrialLayout:
         return self.root / "checkpoint"
 
     @property
-    def recall(self) -> Path:
-        """The checkpoint of the recall task's own small model."""
-        return self.root / "recall-checkpoint"
+    def tasks(self) -> Path:
+        """The checkpoints of the synthetic tasks' own small models, a folder each."""
+        return self.root / "tasks"
 
 
 def find_run(given: Path | None) -> RunLayout:

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from asiarch.hpc.code_version import code_version
-from asiarch.hpc.config import CampaignConfig, config_hash, load_frozen
+from asiarch.hpc.config import CampaignConfig, TaskName, config_hash, load_frozen
 from asiarch.hpc.data import Batches, Dataset, evaluation_windows, open_dataset
 from asiarch.hpc.evaluation.held_out import held_out_loss
-from asiarch.hpc.evaluation.mqar import MQAR, accuracy
+from asiarch.hpc.evaluation.synthetic import SyntheticTask, accuracy, synthetic_task
 from asiarch.hpc.layout import RunLayout, TrialLayout
 from asiarch.hpc.progress import TrialProgress, write_progress
 from asiarch.hpc.training.checkpoints import CheckpointFolder
@@ -36,9 +36,9 @@ from asiarch.results.record import FINISHED, LossCurve, TaskResult, TrainCurve, 
 from asiarch.results.schema import read_trial, write_trial
 from asiarch.results.trial import TrialKey
 
-# streams of the recall task's generator: training and scoring must never meet
-RECALL_TRAINING, RECALL_SCORING = 0, 1
-RECALL_SCORING_BATCHES = 8
+# streams of a synthetic task's generator: training and scoring must never meet
+TASK_TRAINING, TASK_SCORING = 0, 1
+TASK_SCORING_BATCHES = 8
 
 
 def train_trial(
@@ -102,7 +102,7 @@ class TrialRun:
         validation, _ = self.held_out(language, "validation", self.config.evaluation.validation_tokens)
         test, _ = self.held_out(language, "test", self.config.evaluation.test_tokens)
         evaluation_s = time.perf_counter() - evaluating
-        recall, recall_s = self.recall()
+        tasks, tasks_s = self.synthetic_tasks()
         tokens = progress.curves.tokens[-1]
         elapsed_s = time.time() - self.started
         return TrialRecord(
@@ -118,14 +118,14 @@ class TrialRun:
             started=datetime.fromtimestamp(self.started, timezone.utc).isoformat(timespec="milliseconds"),
             elapsed_s=elapsed_s,
             startup_s=self.first_step_at - began,
-            training_s=progress.seconds + recall_s,
+            training_s=progress.seconds + tasks_s,
             evaluation_s=evaluation_s,
             gpu_hours=self.ranks.world * elapsed_s / 3600 if self.device.type == "cuda" else 0.0,
             outcome=FINISHED,
             train=_train_curve(progress.curves),
             validation=_one_point(tokens, validation),
             test=_one_point(tokens, test),
-            tasks=recall,
+            tasks=tasks,
         )
 
     def train_language_model(self) -> tuple[torch.nn.Module, Progress]:
@@ -149,39 +149,50 @@ class TrialRun:
         self._train(trainer, self.config.rung_steps(self.key.rung), "training")
         return trainer.model, trainer.progress
 
-    def recall(self) -> tuple[dict[str, TaskResult], float]:
-        """The recall task's score, and the seconds of training that it took.
+    def synthetic_tasks(self) -> tuple[dict[str, TaskResult], float]:
+        """The score of each synthetic task, and the seconds of training that they took.
 
-        Its model is trained apart from the language model, so it does not depend on the rung: from the second
-        rung on the score is the one of the rung before.
+        Their models are trained apart from the language model, so they do not depend on the rung: from the second
+        rung on the scores are those of the rung before.
         """
-        if "mqar" not in self.config.evaluation.tasks:
-            return {}, 0.0
         if self.key.rung > 0:
             below = TrialKey(self.key.candidate, self.key.rung - 1, self.key.seed)
             return dict(read_trial(below.result_path(self.run.root)).tasks), 0.0
-        settings = self.config.evaluation.mqar
-        model = self._model(model_sizes(self.config, settings.vocabulary))
+        results: dict[str, TaskResult] = {}
+        seconds = 0.0
+        for name in self.config.evaluation.tasks:
+            results[name], took_s = self._synthetic_task(name)
+            seconds += took_s
+        return results, seconds
+
+    def _synthetic_task(self, name: TaskName) -> tuple[TaskResult, float]:
+        sizes = self.config.evaluation.task(name)
+        task = self._task_stream(name, TASK_TRAINING)
+        model = self._model(model_sizes(self.config, task.vocabulary))
         training = self.config.training.model_copy(
-            update={"schedule": "cosine", "min_learning_rate_ratio": 0.0, "warmup": 0.1}
+            update={
+                "schedule": "cosine",
+                "min_learning_rate_ratio": 0.0,
+                "warmup": 0.1,
+                "micro_batch_tokens": max(sizes.length, self.config.training.micro_batch_tokens),
+            }
         )
-        rates = schedule(training, settings.learning_rate, settings.steps)
-        folder = CheckpointFolder(self.layout.recall)
-        task = RankShare(self._recall_task(RECALL_TRAINING), self.ranks)
-        trainer = Trainer(model, task, rates, training, folder, self.random_seed, self.ranks)
-        self._train(trainer, settings.steps, "recall")
-        score = accuracy(trainer.model, self._recall_task(RECALL_SCORING), RECALL_SCORING_BATCHES)
-        return {"mqar": TaskResult(score.score, score.n, score.standard_error)}, trainer.progress.seconds
+        rates = schedule(training, sizes.learning_rate, sizes.steps)
+        folder = CheckpointFolder(self.layout.tasks / name)
+        share = RankShare(task, self.ranks)
+        trainer = Trainer(model, share, rates, training, folder, self.random_seed, self.ranks)
+        self._train(trainer, sizes.steps, name)
+        score = accuracy(trainer.model, self._task_stream(name, TASK_SCORING), TASK_SCORING_BATCHES)
+        return TaskResult(score.score, score.n, score.standard_error), trainer.progress.seconds
+
+    def _task_stream(self, name: TaskName, stream: int) -> SyntheticTask:
+        seed = np.random.SeedSequence([self.config.seed, self.key.seed, stream]).generate_state(1)[0]
+        return synthetic_task(name, self.config.evaluation, int(seed))
 
     def _model(self, sizes: ModelConfig) -> LanguageModel:
         model = LanguageModel(sizes, self.mixer_class, self.ffn_width, seed=self.random_seed)
         model.activation_checkpointing = self.config.training.activation_checkpointing
         return model.to(self.device)
-
-    def _recall_task(self, stream: int) -> MQAR:
-        settings = self.config.evaluation.mqar
-        seed = np.random.SeedSequence([self.config.seed, self.key.seed, stream]).generate_state(1)[0]
-        return MQAR(settings.pairs, settings.vocabulary, settings.length, settings.batch_size, int(seed))
 
     def held_out(self, model: torch.nn.Module, split: str, tokens: int) -> tuple[float, int]:
         """Loss on `tokens` of a held-out split, the same windows, spread over it, for every trial."""

@@ -2,17 +2,15 @@
 
 Arora et al., "Zoology: Measuring and Improving Recall in Efficient Language Models" (arXiv 2312.04927). A
 sequence opens with key-value pairs, all keys different; later each key comes again, and the next token to
-predict there is its value. A small model of the candidate's mixer is trained on it and scored on sequences
-of its own generator stream.
+predict there is its value.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import nn
 
-IGNORED = -100
+from asiarch.models.language_model import IGNORED_TARGET
+
 FILLER = 0
 # Zoology places queries by a power law of this exponent: most come soon after the pairs
 GAP_POWER = 0.01
@@ -53,7 +51,7 @@ class MQAR:
         """Batch `step`: inputs and targets, int64, (batch_size, length); targets are -100 off the queries."""
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, step]))
         inputs = np.full((self.batch_size, self.length), FILLER)
-        targets = np.full((self.batch_size, self.length), IGNORED)
+        targets = np.full((self.batch_size, self.length), IGNORED_TARGET)
         places = (self.length - 2 * self.pairs) // 2
         weights = GAP_POWER * np.arange(1, places + 1) ** (GAP_POWER - 1)
         weights /= weights.sum()
@@ -66,34 +64,3 @@ class MQAR:
             inputs[row, queries] = keys
             targets[row, queries] = values
         return inputs, targets
-
-
-@dataclass(frozen=True)
-class Score:
-    """An accuracy over `n` answers, with its standard error sqrt(p (1 - p) / n)."""
-
-    score: float
-    n: int
-
-    @property
-    def standard_error(self) -> float:
-        return float(np.sqrt(self.score * (1 - self.score) / self.n))
-
-
-@torch.no_grad()
-def accuracy(model: nn.Module, task: MQAR, batches: int) -> Score:
-    """The share of queries whose most likely next token is right, over the first `batches` of `task`.
-
-    The model is called as model(inputs) and returns logits (batch, length, vocabulary).
-    """
-    device = next(model.parameters()).device
-    right = asked = 0
-    model.eval()
-    for step in range(batches):
-        inputs, targets = task[step]
-        guesses = model(torch.from_numpy(inputs).to(device)).argmax(-1).cpu().numpy()
-        queries = targets != IGNORED
-        right += int((guesses == targets)[queries].sum())
-        asked += int(queries.sum())
-    model.train()
-    return Score(right / asked, asked)

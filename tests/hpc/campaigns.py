@@ -29,6 +29,8 @@ search: {{in_flight: 2}}
 evaluation:
   validation_tokens: 2048
   test_tokens: 2048
+  tasks: [mqar, s3]
+  s3: {{length: 8, batch_size: 8, steps: 10}}
   mqar: {{pairs: 2, vocabulary: 16, length: 16, batch_size: 8, steps: 20}}
 budget: {{candidates: 3}}
 """
@@ -77,5 +79,6 @@ def numbers(run_dir: Path) -> dict[str, Any]:
         with h5py.File(path) as file:
             for name in ("train/step", "train/loss", "train/grad_norm", "validation/loss", "test/loss"):
                 found[f"{path.relative_to(run_dir)}/{name}"] = np.asarray(file[name]).tolist()
-            found[f"{path.relative_to(run_dir)}/mqar"] = float(file["eval/mqar/score"][()])
+            for task in file["eval"]:
+                found[f"{path.relative_to(run_dir)}/{task}"] = float(file[f"eval/{task}/score"][()])
     return found

@@ -274,7 +274,7 @@ def training(run_dir: Path) -> dict[Path, int]:
     found = {}
     for path in run_dir.glob("candidates/*/trials/*/progress.json"):
         progress = json.loads(path.read_text())
-        if progress["phase"] in ("training", "recall") and is_locked(path.with_name("lock")):
+        if progress["phase"] in ("training", "mqar") and is_locked(path.with_name("lock")):
             found[path.parent] = int(progress["pid"])
     return found
 
