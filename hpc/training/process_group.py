@@ -47,7 +47,8 @@ def process_group(ranks: Ranks, threads: int, meeting: Meeting | None = None) ->
     )
     try:
         yield device
-        # together: a rank that still talks to one that has left may abort
+        # together: what rank 0 stores is on the disk before any rank ends, and a rank's end may look like a crash
+        # (gloo's threads can abort a process that exits: https://github.com/pytorch/pytorch/pull/179291)
         distributed.barrier()
     finally:
         distributed.destroy_process_group()
