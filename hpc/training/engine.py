@@ -105,9 +105,12 @@ class Engine:
         self.deepspeed.backward(loss)
         return loss.detach()
 
-    def step(self, *, last: bool, with_norm: bool = False) -> float:
-        """End a micro-batch; after the `last` of a step, update. The gradient's norm before clipping if asked."""
-        norm = self._gradient_norm() if last and with_norm and self.stage == 0 else 0.0
+    def step(self, with_norm: bool) -> float:
+        """End a micro-batch, and with the last of a step update; the gradient's norm before clipping if asked.
+
+        The norm is there to ask for with the last micro-batch alone.
+        """
+        norm = self._gradient_norm() if with_norm and self.stage == 0 else 0.0
         self.deepspeed.step()
         return float(self.deepspeed.get_global_grad_norm()) if with_norm and self.stage else norm
 

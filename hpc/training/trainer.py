@@ -254,7 +254,7 @@ class Trainer:
             part = (part_inputs.to(self._device), part_targets.to(self._device))
             self._loss += self.engine.backward(*part) / self._accumulation
             last = index == self._accumulation - 1
-            norm = self.engine.step(last=last, with_norm=last and with_norm)
+            norm = self.engine.step(with_norm=last and with_norm)
         return norm
 
     def _log(self, grad_norm: float) -> None:

@@ -1,7 +1,8 @@
 """Stop a training that is not worth its time, or whose loss cannot be believed.
 
-All that is looked at is the training log, so a verdict depends on nothing but the trial's numbers and the
-reference's at the same rung and seed (speed aside, which deterministic campaigns do not look at).
+All that is looked at is the training log. So a verdict on a loss depends on nothing but the trial's numbers and
+the reference's at the same rung and seed; those on speed, which deterministic campaigns do not look at, and on
+memory depend on the machine too.
 """
 
 import numpy as np

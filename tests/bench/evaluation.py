@@ -12,6 +12,7 @@ from datetime import date
 from typing import get_args
 
 import torch
+from plain import train_plainly
 
 from asiarch.hpc.config import Baseline, EvaluationConfig, TaskName, preset_values
 from asiarch.hpc.evaluation.synthetic import Score, accuracy, synthetic_task
@@ -39,15 +40,7 @@ def trained(baseline: Baseline, task: TaskName, seed: int) -> Score:
     model = LanguageModel(size, mixer, match_ffn_width(size, mixer, target).width, seed)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     rate = cosine(sizes.learning_rate, 0.0, sizes.steps // 10, sizes.steps)
-    for step in range(sizes.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = rate(step)
-        inputs, targets = (torch.from_numpy(part) for part in batches[step])
-        loss = model(inputs, targets)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+    train_plainly(model, optimizer, batches.__getitem__, rate, range(sizes.steps))
     return accuracy(model, synthetic_task(task, SETTINGS, 2 * seed + 1), batches=8)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from plain import train_plainly
 
 from asiarch.hpc.config import TrainingConfig, load_config
 from asiarch.hpc.training.checkpoints import CheckpointFolder
@@ -91,15 +92,7 @@ def engine_against_plain_loop(name: str, folder: Path) -> list[float]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), fused=True)
 
     def plain(first: int) -> None:
-        for step in range(first, first + STEPS):
-            for group in optimizer.param_groups:
-                group["lr"] = SCHEDULE(step)
-            inputs, targets = (torch.from_numpy(part) for part in batches[step])
-            loss = model(inputs, targets)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
+        train_plainly(model, optimizer, batches.__getitem__, SCHEDULE, range(first, first + STEPS))
 
     ratios = []
     for number in range(ROUNDS + 1):

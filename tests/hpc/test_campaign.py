@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from programs import PROGRAM
 
 from asiarch.hpc.cli.main import main
 from asiarch.hpc.journal import read_journal
@@ -67,26 +68,8 @@ TROUBLED = (
     + "baselines: [delta_net, gla, softmax_attention]\n"
 )
 TROUBLED_KINDS = ("refused", "budget_reached", "trial_interrupted", "trial_failed")
-PROGRAM = """
-import torch
-from torch import nn
-
-
-class Mixer(nn.Module):
-    def __init__(self, hidden_size, num_heads, layer_idx=None, **config):
-        super().__init__()
-        self.proj = nn.Linear(hidden_size, hidden_size)
-
-    def forward(self, hidden_states, attention_mask=None, past_key_values=None, use_cache=False, **kwargs):
-        BODY
-"""
-LOOKS_AHEAD = PROGRAM.replace("BODY", "return self.proj(hidden_states.flip(1))")
-RAISES = PROGRAM.replace(
-    "BODY",
-    """if hidden_states.shape[0] == 8 and hidden_states.shape[1] == 128:
-            raise ValueError("not in training")
-        return self.proj(hidden_states)""",
-)
+LOOKS_AHEAD = PROGRAM.format(output="self.proj(hidden_states.flip(1))")
+RAISES = PROGRAM.format(output="self.proj(hidden_states) / (1 // (hidden_states.shape[:2] != (8, 128)))")
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +85,7 @@ def test_the_ranking_and_the_files_are_there(undisturbed: Path) -> None:
     assert events["proposed"] == events["accepted"] == 4
     assert events["promoted"] >= 2
     assert events["trial_finished"] == 2 * (4 + events["promoted"])
+    assert events["trial_started"] == events["trial_finished"]
     rows = json.loads((undisturbed / "ranking.json").read_text())["rows"]
     assert len(rows) == 4
     sizes = [row["parameters"] for row in rows]
@@ -168,7 +152,7 @@ def test_a_head_killed_in_a_campaign_full_of_failures_changes_nothing(tmp_path: 
         assert_nothing_ran_twice(run_dir)
     quiet, killed = numbers(tmp_path / "quiet"), numbers(tmp_path / "killed")
     assert [row[4] for row in quiet["candidates"]] == ["finished", "refused", "failed"]
-    assert "candidate_code: ValueError: not in training" in quiet["candidates"][2][6]
+    assert "candidate_code: ZeroDivisionError" in quiet["candidates"][2][6]
     assert killed == quiet
     events = Counter(event["event"] for event in read_journal(tmp_path / "killed"))
     assert set(TROUBLED_KINDS) <= set(events)
@@ -228,11 +212,43 @@ def test_trials_of_two_ranks_find_what_trials_of_one_do(undisturbed: Path, tmp_p
     assert_nothing_ran_twice(run_dir)
 
 
+def test_a_silent_trial_is_ended_and_tried_again(undisturbed: Path, tmp_path: Path) -> None:
+    config = write_campaign(tmp_path, CAMPAIGN + "watchdog: {no_progress: 6s}\n")
+    run_dir = tmp_path / "run"
+    head = subprocess.Popen(command(config, run_dir), stdout=subprocess.DEVNULL, env=environment())
+    os.kill(next(iter(wait_for_training(run_dir).values())), signal.SIGSTOP)
+    assert head.wait(timeout=600) == 0
+    interrupted = [event for event in read_journal(run_dir) if event["event"] == "trial_interrupted"]
+    assert [event["cause"] for event in interrupted] == ["no_progress"]
+    assert "no sign of life for 6 s" in interrupted[0]["detail"]
+    assert numbers(run_dir) == numbers(undisturbed)
+
+
+def test_an_implausible_loss_is_a_failure_however_many_trials_run_at_a_time(tmp_path: Path) -> None:
+    """With one slot the trial's own watchdog sees it, with six the head, once the reference is done."""
+    found = []
+    for slots in (1, 6):
+        folder = tmp_path / str(slots)
+        folder.mkdir()
+        more = f"watchdog: {{implausible: 0.01}}\nlocal: {{slots: {slots}}}\n"
+        config = write_campaign(folder, CAMPAIGN.replace("rungs: [0.5, 1.0]", "rungs: [1.0]") + more)
+        run_to_the_end(config, folder / "run")
+        failed = [event for event in read_journal(folder / "run") if event["event"] == "trial_failed"]
+        assert {event["cause"] for event in failed} == {"implausible"}
+        details = sorted((e["candidate"], e["seed"], e["detail"]) for e in failed)
+        candidates = numbers(folder / "run")["candidates"]
+        found.append((details, [candidate[:5] for candidate in candidates]))
+    assert found[0] == found[1]
+    assert "below the reference's" in found[0][0][0][2]
+    assert "failed" in {candidate[4] for candidate in found[0][1]}
+
+
 def children_of_warm(run_dir: Path) -> list[int]:
     """The processes that train now: children of the campaign's warm process, once a trial has begun."""
     found = []
     for path in training(run_dir).values():
         parent = int(Path(f"/proc/{path}/stat").read_text().rpartition(")")[2].split()[1])
+        assert b"asiarch.hpc.warm" in Path(f"/proc/{parent}/cmdline").read_bytes()
         found = [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
     return found if len(found) == 2 else []
 

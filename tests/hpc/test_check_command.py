@@ -8,24 +8,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from programs import PROGRAM
 from rich.console import Console
 
 from asiarch.hpc.check import CheckFailed, child_environment, run_check
 from asiarch.hpc.cli.check import check, print_report
 from asiarch.models.check import CheckReport, CheckResult, CheckSettings
-
-PROGRAM = """
-import torch
-from torch import nn
-
-class Mixer(nn.Module):
-    def __init__(self, hidden_size, num_heads, layer_idx=None, **config):
-        super().__init__()
-        self.proj = nn.Linear(hidden_size, hidden_size)
-
-    def forward(self, hidden_states, attention_mask=None, past_key_values=None, use_cache=False, **kwargs):
-        return {output}
-"""
 
 
 @pytest.fixture

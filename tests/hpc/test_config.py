@@ -122,7 +122,40 @@ BAD = [
         "evaluation:\n  mqar: {length: 8}",
         "c.yaml:5: evaluation.mqar: length 8 is too short: 4 pairs and queries need 16",
     ),
-    ("evaluation: {tasks: [arc]}", "c.yaml:4: evaluation.tasks.0: input should be 'mqar', 'selective_"),
+    (
+        "evaluation: {tasks: [arc]}",
+        "c.yaml:4: evaluation.tasks.0: input should be 'mqar', 'selective_copying', 'induction', 'parity', 's3' "
+        "or 's5', not 'arc'",
+    ),
+    ("evaluation: {tasks: [s3, s3]}", "c.yaml:4: evaluation: tasks names one twice"),
+    (
+        "evaluation:\n  selective_copying: {length: 6}",
+        "c.yaml:5: evaluation.selective_copying: length 6 is too short: 4 items and marks need 8",
+    ),
+    (
+        "evaluation:\n  induction: {length: 31}",
+        "c.yaml:5: evaluation.induction.length: input should be a multiple",
+    ),
+    (
+        "training: {micro_batch_tokens: 100}",
+        "c.yaml:4: training: micro_batch_tokens 100 is less than one text of length 256",
+    ),
+    (
+        "training: {schedule: wsd, warmup: 0.6, decay: 0.5}",
+        "c.yaml:4: training: warmup 0.6 and decay 0.5 are more than the whole training",
+    ),
+    ("training: {schedule: linear}", "training.schedule: input should be 'cosine' or 'wsd', not 'linear'"),
+    (
+        "local: {ranks: 3}",
+        "training.batch_tokens / training.length is 8 rows, which 3 ranks cannot share equally",
+    ),
+    (
+        "local: {ranks: 8}\nevaluation:\n  mqar: {batch_size: 12}",
+        "evaluation.mqar.batch_size is 12 rows, which 8 ranks cannot share equally",
+    ),
+    ("watchdog: {implausible: 2}", "c.yaml:4: watchdog.implausible: input should be less than or equal to 1"),
+    ("watchdog: {diverged: 0.5}", "c.yaml:4: watchdog.diverged: input should be greater than 1, not 0.5"),
+    ("watchdog: {no_progress: 5}", "c.yaml:4: watchdog.no_progress: need a time with its unit"),
     ("sandbox: required", "c.yaml:4: sandbox: 'required' is not available in this version"),
     ("executor: pbs", "c.yaml:4: executor: input should be 'local' or 'slurm', not 'pbs'"),
     ("model: 3", "c.yaml:4: model: "),

@@ -3,7 +3,7 @@
 import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from asiarch.hpc.config import TrainingConfig, load_config
 from asiarch.hpc.failures import Diverged
 from asiarch.hpc.training.checkpoints import CheckpointFolder
-from asiarch.hpc.training.learning_rate import cosine, warmup_stable_decay
+from asiarch.hpc.training.learning_rate import cosine, schedule, warmup_stable_decay
 from asiarch.hpc.training.process_group import process_group
 from asiarch.hpc.training.ranks import Ranks
 from asiarch.hpc.training.trainer import Curves, Trainer, accumulation
@@ -206,3 +206,28 @@ def test_the_logged_utilisation_counts_the_matrix_products(training: TrainingCon
     assert all(0 < share < 1.5 for share in curves.flops_utilisation)
     assert all(0 <= share < 1 for share in curves.data_wait)
     assert curves.memory_bytes[-1] > 50e6
+
+
+def test_a_rank_holds_no_more_than_a_micro_batch_at_a_time(training: TrainingConfig, tmp_path: Path) -> None:
+    rows: list[int] = []
+
+    class Counting(Model):
+        def forward(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            rows.append(len(inputs))
+            return super().forward(inputs, targets)
+
+    config = training.model_copy(update={"micro_batch_tokens": 8})
+    run = trainer(config, tmp_path, Counting())
+    rows.clear()  # of counting the arithmetic
+    run.train(2, lambda _: None, never)
+    assert rows == [1] * 8
+
+
+@pytest.mark.parametrize(("name", "expected"), [("cosine", cosine), ("wsd", warmup_stable_decay)])
+def test_the_configuration_chooses_the_schedule(
+    training: TrainingConfig, name: str, expected: Callable[..., Callable[[int], float]]
+) -> None:
+    chosen = schedule(training.model_copy(update={"schedule": name}), 0.1, 100)
+    decay = () if name == "cosine" else (round(training.decay * 100),)
+    by_hand = expected(0.1, training.min_learning_rate_ratio, round(training.warmup * 100), *decay, 100)
+    assert [chosen(step) for step in range(100)] == [by_hand(step) for step in range(100)]

@@ -136,3 +136,24 @@ def test_a_repeating_pattern_is_learned(mixer: type[nn.Module]) -> None:
         step().backward()
         optimizer.step()
     assert step().item() < 0.5 * first
+
+
+def test_activation_checkpointing_runs_blocks_again_and_changes_nothing() -> None:
+    passes: list[int] = []
+
+    class Counting(DeltaNet):
+        def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
+            passes.append(1)
+            return super().forward(*args, **kwargs)
+
+    gradients = []
+    tokens = torch.randint(0, 257, (2, 33), generator=torch.Generator().manual_seed(0))
+    for activation_checkpointing in (False, True):
+        model = LanguageModel(TINY, Counting, 64)
+        model.activation_checkpointing = activation_checkpointing
+        passes.clear()
+        model(tokens[:, :-1], tokens[:, 1:]).backward()
+        assert len(passes) == TINY.layers * (1 + activation_checkpointing)
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for plain, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, again)
