@@ -15,22 +15,23 @@ from asiarch.hpc.data import Manifest, Progress
 from asiarch.hpc.data import prepare as prepare_dataset
 from asiarch.hpc.data.manifest import FILE_NAME
 from asiarch.hpc.data.preparation import SHARD_TOKENS
+from asiarch.hpc.data.tokenizer_training import train_tokenizer
 
 _LINE_BYTES = 64_000_000
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
 
 class _Count(click.ParamType):
-    """A number of tokens: 1000, 64M, 1.5G, 1e9."""
+    """A number of tokens or bytes: 1000, 64M, 1.5G, 1e9."""
 
-    name = "tokens"
+    name = "count"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
         match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?)([kmg]?)", str(value).lower())
         if match is None:
-            self.fail(f"{value!r} is not a number of tokens such as 64M or 1e9", param, ctx)
+            self.fail(f"{value!r} is not a number such as 64M or 1e9", param, ctx)
         return int(float(match[1]) * _UNITS[match[2]])
 
 
@@ -49,6 +50,8 @@ def data() -> None:
 @click.option("--seed", default=0, show_default=True, help="Of the choice of split.")
 @click.option("--shard-tokens", type=_Count(), default=SHARD_TOKENS, help="Most tokens of a file.  [64M]")
 @click.option("--suffix", default="", help="Of folders, take only these names: .py,.txt  [all text]")
+@click.option("--text-column", default="text", show_default=True, help="Of JSON lines and Parquet.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes.  [as many as cores]")
 def prepare(
     sources: tuple[str, ...],
     out: Path,
@@ -59,14 +62,25 @@ def prepare(
     seed: int,
     shard_tokens: int,
     suffix: str,
+    text_column: str,
+    workers: int | None,
 ) -> None:
-    """Turn text files, folders, or the word `stdlib` (Python's own sources) into a dataset of tokens.
+    """Turn files, folders, or the word `stdlib` (Python's own sources) into a dataset of tokens.
 
-    A file in a folder is a document, one above 1 MiB several; a file named here is cut at blank lines into
-    documents of 8 KiB or more. Train, validation and test share no document, and equal documents (whitespace
-    aside) are kept once. Stopped at any moment, the same command goes on.
+    Names that end in .jsonl or .ndjson are read as JSON lines, .parquet as Parquet, a document a row; all else as
+    plain text. Text and JSON lines may be compressed (.gz, .bz2, .xz, .zst). A text in a folder is a document,
+    one above 1 MiB several; one named here is cut at blank lines into documents of 8 KiB or more.
+
+    Train, validation and test share no document, and equal documents (whitespace aside) are kept once. Stopped at
+    any moment, the same command goes on.
     """
     there_before = (out / FILE_NAME).exists()
+    last: list[Progress] = []
+
+    def progress(now: Progress) -> None:
+        last[:] = [now]
+        show(now)
+
     try:
         with _shown() as show:
             manifest = prepare_dataset(
@@ -78,8 +92,10 @@ def prepare(
                 near_duplicates=near_duplicates,
                 seed=seed,
                 shard_tokens=shard_tokens,
-                suffixes=tuple(part.strip() for part in suffix.split(",") if part.strip()),
-                progress=show,
+                suffixes=_suffixes(suffix),
+                text_column=text_column,
+                workers=workers,
+                progress=progress,
             )
     except KeyboardInterrupt:
         click.echo("interrupted; the same command goes on from here", err=True)
@@ -87,6 +103,44 @@ def prepare(
     if there_before:
         click.echo(f"{out} is finished already, with the same arguments; nothing to do")
     _summarise(out, manifest)
+    if last and last[0].tokens_per_s:
+        click.echo(f"  speed      {_short(last[0].tokens_per_s)} tokens/s")
+
+
+@data.command()
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The tokenizer.json to write.")
+@click.option("--vocabulary", type=_Count(), default=32_768, show_default=True, help="Tokens in all.")
+@click.option("--sample", type=_Count(), default=10**9, help="Bytes of text to learn from.  [1G]")
+@click.option("--seed", default=0, show_default=True, help="Of the sample.")
+@click.option("--suffix", default="", help="Of folders, take only these names: .py,.txt  [all text]")
+@click.option("--text-column", default="text", show_default=True, help="Of JSON lines and Parquet.")
+def tokenizer(
+    sources: tuple[str, ...],
+    out: Path,
+    vocabulary: int,
+    sample: int,
+    seed: int,
+    suffix: str,
+    text_column: str,
+) -> None:
+    """Train a tokenizer (byte-level BPE) on the sources of `data prepare`."""
+    with _shown() as show:
+        size = train_tokenizer(
+            sources,
+            out,
+            vocabulary=vocabulary,
+            sample_bytes=sample,
+            seed=seed,
+            suffixes=_suffixes(suffix),
+            text_column=text_column,
+            progress=show,
+        )
+    click.echo(f"{out}: {size:,} tokens; use it with `asiarch-hpc data prepare --tokenizer {out}`")
+
+
+def _suffixes(names: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in names.split(",") if part.strip())
 
 
 @contextmanager
@@ -115,7 +169,8 @@ def _lines() -> Callable[[Progress], None]:
             click.echo(f"going on after {_describe(now)}", err=True)
         elif next_at is not None and now.bytes_read >= next_at:
             percent = 100 * now.bytes_read / max(1, now.bytes_total)
-            click.echo(f"{percent:3.0f}%  {_describe(now)}  {_short(now.tokens_per_s)} tokens/s", err=True)
+            speed = f"  {_short(now.tokens_per_s)} tokens/s" if now.tokens_per_s else ""
+            click.echo(f"{percent:3.0f}%  {_describe(now)}{speed}", err=True)
         if next_at is None or now.bytes_read >= next_at:
             next_at = now.bytes_read + _LINE_BYTES
 
@@ -123,7 +178,8 @@ def _lines() -> Callable[[Progress], None]:
 
 
 def _describe(now: Progress) -> str:
-    return f"{now.documents:,} documents  {_short(now.tokens)} tokens"
+    tokens = f"  {_short(now.tokens)} tokens" if now.tokens else ""
+    return f"{now.documents:,} documents{tokens}"
 
 
 def _short(count: float) -> str:
@@ -146,7 +202,9 @@ def _summarise(out: Path, manifest: Manifest) -> None:
     click.echo(
         f"  dropped    {manifest.dropped['exact']:,} equal and {manifest.dropped['near']:,} nearly equal"
     )
-    if files := manifest.skipped["files"]:
+    if count := manifest.skipped["count"]:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in manifest.skipped["reasons"].items())
-        click.echo(f"  skipped    {files:,} files ({reasons}); the first is {manifest.skipped['first'][0]}")
+        click.echo(
+            f"  skipped    {count:,} files or rows ({reasons}); the first is {manifest.skipped['first'][0]}"
+        )
         click.echo(f"             more of them in {out / FILE_NAME}, under `skipped`")

@@ -11,18 +11,22 @@ import numpy as np
 from asiarch.models.errors import UserError
 
 FORMAT: Final = "asiarch-tokens"
-VERSION: Final = 1
+VERSION: Final = 2
 FILE_NAME: Final = "manifest.json"
 SPLITS: Final = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of token ids; `sha256` is of the file's bytes. Each document ends with the end id."""
+    """One file of token ids; `sha256` is of the file's bytes. Each document ends with the end id.
+
+    bytes: of the documents' texts in UTF-8.
+    """
 
     file: str
     tokens: int
     documents: int
+    bytes: int
     sha256: str
 
 
@@ -31,7 +35,7 @@ class Manifest:
     """The content of `manifest.json`.
 
     `dtype` is `<u2` or `<u4` (little-endian unsigned). `arguments` are those `prepare` ran with, and decide
-    whether a folder answers a second call. `skipped` counts files by reason and names the first of them.
+    whether a folder answers a second call. `skipped` counts files and rows by reason and names the first of them.
     """
 
     tokenizer: dict[str, Any]
@@ -51,6 +55,10 @@ class Manifest:
     def documents(self, split: str) -> int:
         """Documents of a split."""
         return sum(shard.documents for shard in self.splits[split])
+
+    def bytes_per_token(self, split: str) -> float:
+        """UTF-8 bytes of a split's texts for each token, the end ids among the tokens."""
+        return sum(shard.bytes for shard in self.splits[split]) / self.tokens(split)
 
     def to_json(self) -> str:
         """The text of `manifest.json`: the same content gives the same bytes."""

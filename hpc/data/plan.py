@@ -23,6 +23,7 @@ class Plan:
     near_duplicates: bool
     seed: int
     shard_tokens: int
+    text_column: str
     identity: dict[str, Any]
 
 
@@ -35,6 +36,7 @@ def make_plan(
     seed: int,
     shard_tokens: int,
     suffixes: Sequence[str],
+    text_column: str,
 ) -> Plan:
     """Check the arguments of `prepare`; UserError for one that is out of range, missing or unreadable."""
     for name, fraction in fractions.items():
@@ -49,13 +51,14 @@ def make_plan(
     identity = {
         "sources": [str(source.path) for source in resolved],
         "suffixes": list(suffixes),
+        "text_column": text_column,
         "tokenizer": tokenizer_hash(loaded) or loaded.name,
         **fractions,
         "near_duplicates": near_duplicates,
         "seed": seed,
         "shard_tokens": shard_tokens,
     }
-    return Plan(out, resolved, loaded, fractions, near_duplicates, seed, shard_tokens, identity)
+    return Plan(out, resolved, loaded, fractions, near_duplicates, seed, shard_tokens, text_column, identity)
 
 
 def require_same_arguments(plan: Plan, before: dict[str, Any]) -> None:

@@ -5,12 +5,12 @@ While it runs, `OUT/.prepare/` holds the record of what counts so far and the ha
 does not grow with the corpus. The output depends on sources and arguments, not on how often it was killed.
 """
 
-import itertools
 import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +19,13 @@ from typing import Any, Final
 import numpy as np
 
 from asiarch.hpc.data.dataset import TOKENIZER_FILE
-from asiarch.hpc.data.deduplication import band_hashes, document_hash, first_occurrences, normalise
+from asiarch.hpc.data.deduplication import first_occurrences
+from asiarch.hpc.data.documents import Piece, Position, read_documents
+from asiarch.hpc.data.encoding import Encoded, Encoder, encoded, usable_cores
 from asiarch.hpc.data.manifest import FILE_NAME, SPLITS, Manifest, read_manifest
 from asiarch.hpc.data.plan import Plan, list_sources, make_plan, require_same_arguments
 from asiarch.hpc.data.shards import HashLog, SplitWriter
-from asiarch.hpc.data.sources import Piece, Position, read_documents, walk
+from asiarch.hpc.data.sources import walk
 from asiarch.hpc.data.tokenizer import tokenizer_hash
 from asiarch.hpc.locks import try_lock
 from asiarch.models.errors import UserError
@@ -33,9 +35,8 @@ WORK_FOLDER: Final = ".prepare"
 SKIPPED_LISTED: Final = 1000
 SHARD_TOKENS: Final = 64_000_000
 
-_BATCH_BYTES: Final = 1 << 20
-_BATCH_PIECES: Final = 4096
 _RECORD_SECONDS: Final = 30.0
+_WORKER_BYTES: Final = 16_000_000  # for less, starting another process does not pay
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,14 @@ def prepare(
     seed: int = 0,
     shard_tokens: int = SHARD_TOKENS,
     suffixes: Sequence[str] = (),
+    text_column: str = "text",
+    workers: int | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Manifest:
-    """Make the dataset `out` from text files, folders, or the word `stdlib` (Python's own sources).
+    """Make the dataset `out` from files, folders, or the word `stdlib` (Python's own sources).
+
+    Files are plain text, JSON lines or Parquet (see `formats`); of the latter two the text stands in
+    `text_column`. `workers` are processes, all cores where None; the output does not depend on their number.
 
     A document's split follows from a hash of its text, whitespace normalised, and `seed`. Of documents that
     are equal after normalising the first is kept; with `near_duplicates` also of those that share some 80% of
@@ -71,10 +77,12 @@ def prepare(
     arguments finished, it does nothing; killed and called again, it goes on.
 
     Raises UserError for bad arguments, sources or tokenizers, a split that would be empty, and an `out` that
-    holds anything else. Bad files inside folders are skipped, counted and listed in the manifest.
+    holds anything else. Bad files and rows inside folders are skipped, counted and listed in the manifest.
     """
     fractions = {"validation": validation, "test": test}
-    plan = make_plan(sources, Path(out), tokenizer, fractions, near_duplicates, seed, shard_tokens, suffixes)
+    plan = make_plan(
+        sources, Path(out), tokenizer, fractions, near_duplicates, seed, shard_tokens, suffixes, text_column
+    )
     if (plan.out / FILE_NAME).exists():
         return _finished(plan)
     listing = list_sources(plan.sources)
@@ -83,9 +91,14 @@ def prepare(
             # another process may have finished it between the question above and the lock
             if (plan.out / FILE_NAME).exists():
                 return _finished(plan)
-            return _Preparation(plan, listing).run(progress or (lambda _: None))
+            return _Preparation(plan, listing, workers).run(progress or (lambda _: None))
     except OSError as error:
         raise UserError(f"writing {plan.out} failed: {error}; run the same command again to go on") from None
+    except BrokenProcessPool:
+        raise UserError(
+            f"a worker process that prepares {plan.out} was killed, perhaps for want of memory; the same command"
+            " with a smaller --workers goes on"
+        ) from None
 
 
 def _finished(plan: Plan) -> Manifest:
@@ -116,11 +129,13 @@ def _claimed(plan: Plan) -> Iterator[None]:
 class _Preparation:
     """The work on one folder, from its last record on."""
 
-    def __init__(self, plan: Plan, listing: dict[str, Any]) -> None:
+    def __init__(self, plan: Plan, listing: dict[str, Any], workers: int | None) -> None:
         self.plan = plan
         self.work = plan.out / WORK_FOLDER
         self.listing = listing
         self.bytes_total = sum(entry["bytes"] for entry in listing["sources"])
+        enough = max(1, self.bytes_total // _WORKER_BYTES)
+        self.workers = min(usable_cores(), enough) if workers is None else workers
         self.dtype = "<u2" if plan.tokenizer.vocab_size <= 2**16 else "<u4"
         record = self._read_record()
         self.position = Position(*record["position"])
@@ -152,48 +167,43 @@ class _Preparation:
         started, tokens_before = time.monotonic(), self._tokens()
         saved = started
         self._report(progress, 0.0)
-        pieces = read_documents(walk(self.plan.sources), self.position)
-        while batch := _next_batch(pieces):
+        pieces = read_documents(walk(self.plan.sources), self.position, self.plan.text_column)
+        encoder = Encoder(self.plan.tokenizer, self.plan.seed, self.plan.near_duplicates, self.dtype)
+        for batch, documents in encoded(pieces, encoder, self.workers):
             shards = self._finished_shards()
-            self._take(batch)
+            self._take(batch, documents)
             now = time.monotonic()
             if self._finished_shards() > shards or now - saved > _RECORD_SECONDS:
                 self._save_record()
                 saved = now
             self._report(progress, (self._tokens() - tokens_before) / max(now - started, 1e-9))
 
-    def _take(self, batch: list[Piece]) -> None:
-        texts = []
+    def _take(self, batch: list[Piece], documents: Encoded) -> None:
         for piece in batch:
-            self.bytes_read += piece.size
             if piece.text is None:
                 self._skip(piece)
-            else:
-                texts.append(piece.text)
-        self.documents += len(texts)
+        self.documents += len(documents.places)
         self.position = batch[-1].position
-        if not texts:
-            return
-        kept, places = self._unique(texts)
-        for ids, place in zip(self.plan.tokenizer.encode(kept), places, strict=True):
-            self._split_writer(place).append(ids)
+        self.bytes_read = batch[-1].read
+        ends = np.cumsum(documents.counts)
+        for index in self._new(documents):
+            ids = documents.ids[ends[index] - documents.counts[index] : ends[index]]
+            self._split_writer(documents.places[index]).append(ids, int(documents.sizes[index]))
 
-    def _unique(self, texts: list[str]) -> tuple[list[str], list[float]]:
-        """The texts not seen before, and for each the number in [0, 1) that picks its split."""
-        normalised = [normalise(text) for text in texts]
-        hashes = [document_hash(text, self.plan.seed) for text in normalised]
-        identities = np.array([identity for identity, _ in hashes], np.uint64)[:, None]
+    def _new(self, documents: Encoded) -> np.ndarray:
+        """The indices of the documents not seen before."""
+        identities = documents.identities[:, None]
         new = first_occurrences(identities, self.seen.known)
         self.seen.add(identities[new])
         self.dropped["exact"] += int((~new).sum())
         chosen = np.flatnonzero(new)
         if self.plan.near_duplicates and chosen.size:
-            bands = np.stack([band_hashes(normalised[index]) for index in chosen])
+            bands = documents.bands[chosen]
             new = first_occurrences(bands, self.bands.known)
             self.bands.add(bands[new])
             self.dropped["near"] += int((~new).sum())
             chosen = chosen[new]
-        return [texts[index] for index in chosen], [hashes[index][1] for index in chosen]
+        return chosen
 
     def _split_writer(self, place: float) -> SplitWriter:
         validation, test = self.plan.fractions["validation"], self.plan.fractions["test"]
@@ -202,7 +212,7 @@ class _Preparation:
         return self.writers["test" if place < validation + test else "train"]
 
     def _skip(self, piece: Piece) -> None:
-        self.skipped["files"] += 1
+        self.skipped["count"] += 1
         reasons = self.skipped["reasons"]
         reasons[piece.reason] = reasons.get(piece.reason, 0) + 1
         if len(self.skipped["first"]) < SKIPPED_LISTED:
@@ -304,7 +314,7 @@ class _Preparation:
                 "documents": 0,
                 "bytes_read": 0,
                 "dropped": {"exact": 0, "near": 0},
-                "skipped": {"files": 0, "reasons": {}, "first": []},
+                "skipped": {"count": 0, "reasons": {}, "first": []},
                 "writers": {},
                 "seen": 0,
                 "bands": 0,
@@ -317,14 +327,3 @@ class _Preparation:
                 " remove it and run again"
             )
         return record
-
-
-def _next_batch(pieces: Iterator[Piece]) -> list[Piece]:
-    batch: list[Piece] = []
-    size = 0
-    for piece in itertools.islice(pieces, _BATCH_PIECES):
-        batch.append(piece)
-        size += piece.size
-        if size >= _BATCH_BYTES:
-            break
-    return batch

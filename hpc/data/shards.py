@@ -58,6 +58,7 @@ class SplitWriter:
         self._limit = shard_tokens
         self._tokens = 0
         self._documents = 0
+        self._bytes = 0
         self._file: AppendOnly | None = None
 
     @property
@@ -65,8 +66,8 @@ class SplitWriter:
         """Tokens of all shards so far."""
         return self._tokens + sum(shard.tokens for shard in self.finished)
 
-    def append(self, ids: np.ndarray) -> None:
-        """Append a document and its end id."""
+    def append(self, ids: np.ndarray, text_bytes: int) -> None:
+        """Append a document and its end id; `text_bytes` is the length of its text in UTF-8."""
         count = len(ids) + 1
         if self._tokens and self._tokens + count > self._limit:
             self.finish_shard()
@@ -75,6 +76,7 @@ class SplitWriter:
         self._file.append(np.concatenate([ids.astype(self._dtype), self._end]))
         self._tokens += count
         self._documents += 1
+        self._bytes += text_bytes
 
     def finish_shard(self) -> None:
         """Close the open shard, if any, and take its hash from what the disk gives back."""
@@ -83,20 +85,23 @@ class SplitWriter:
         self._file.sync()
         self._file.close()
         path = self._path()
-        self.finished.append(Shard(path.name, self._tokens, self._documents, file_sha256(path)))
-        self._tokens, self._documents, self._file = 0, 0, None
+        sha256 = file_sha256(path)
+        self.finished.append(Shard(path.name, self._tokens, self._documents, self._bytes, sha256))
+        self._tokens, self._documents, self._bytes, self._file = 0, 0, 0, None
 
     def record(self) -> dict[str, Any]:
         """Force the open shard to the disk and give what `restore` needs."""
         if self._file is not None:
             self._file.sync()
         finished = [vars(shard) for shard in self.finished]
-        return {"finished": finished, "tokens": self._tokens, "documents": self._documents}
+        counts = {"tokens": self._tokens, "documents": self._documents, "bytes": self._bytes}
+        return {"finished": finished, **counts}
 
     def restore(self, record: dict[str, Any]) -> None:
         """Go back to a record: files it does not know are removed, the open one is cut to its length."""
         self.finished = [Shard(**shard) for shard in record["finished"]]
         self._tokens, self._documents = record["tokens"], record["documents"]
+        self._bytes = record["bytes"]
         known = {shard.file for shard in self.finished}
         if self._tokens:
             self._file = AppendOnly(self._path(), self._tokens * self._dtype.itemsize)

@@ -1,25 +1,17 @@
-"""Where documents come from: files, folders, the standard library, as a stream that can start anywhere.
-
-Never more than a few MiB of a file are in memory. A file found in a folder is one document up to 1 MiB; a
-longer one, and every file that is named explicitly, is cut at the first blank line after each 8 KiB.
-"""
+"""Which files to read: files, folders and the standard library, as a list in a fixed order."""
 
 import os
-import re
 import stat
 import sysconfig
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple
+from typing import Final
 
 from asiarch.models.errors import UserError
 
 STDLIB: Final = "stdlib"
-CUT_BYTES: Final = 8 * 1024
-LONGEST_BYTES: Final = 1024 * 1024
 
-_BLANK_LINE = re.compile(rb"\n[ \t\r]*\n")
 _NEVER = frozenset({"__pycache__"})
 _NOT_STDLIB = frozenset({"site-packages", "dist-packages", "__pycache__"})
 
@@ -48,23 +40,6 @@ class SourceFile:
     def name(self) -> str:
         """The path, printable also when its bytes are not UTF-8."""
         return os.fsencode(self.path).decode(errors="replace")
-
-
-class Position(NamedTuple):
-    """Where reading goes on: index of the file in the order of `walk`, and byte offset in it."""
-
-    file: int
-    offset: int
-
-
-class Piece(NamedTuple):
-    """A document, or (`text` is None) a file skipped for `reason`; `position` is what comes after."""
-
-    text: str | None
-    reason: str
-    name: str
-    size: int
-    position: Position
 
 
 def resolve_sources(sources: Sequence[str | Path], suffixes: Sequence[str], out: Path) -> list[Source]:
@@ -129,95 +104,3 @@ def _walk_folder(folder: Path, source: Source, index: int) -> Iterator[SourceFil
 
 def _source_file(path: Path, status: os.stat_result, source: int, *, named: bool) -> SourceFile:
     return SourceFile(path, status.st_size, status.st_mtime_ns, source, named)
-
-
-def read_documents(files: Iterator[SourceFile], start: Position) -> Iterator[Piece]:
-    """The documents of `files` from `start` on; UserError for bad content of a named file."""
-    for index, file in enumerate(files):
-        if index >= start.file:
-            yield from _read_file(file, index, start.offset if index == start.file else 0)
-
-
-def _read_file(file: SourceFile, index: int, offset: int) -> Iterator[Piece]:
-    found = offset > 0
-    whole = not file.named and file.size <= LONGEST_BYTES
-    try:
-        with file.path.open("rb") as handle:
-            for begin, data in cut(handle, offset, LONGEST_BYTES if whole else CUT_BYTES):
-                text = _decode(data, begin)
-                if not text.isspace():
-                    found = True
-                    position = Position(index, begin + len(data))
-                    yield Piece(text, "", file.name, len(data), position)
-        if found:
-            return
-        reason, where = "empty", ""
-    except OSError as error:
-        reason, where = f"unreadable: {error.strerror}", ""
-    except _NotTextError as error:
-        reason, where = error.reason, f" at byte {error.byte} (line {_line(file.path, error.byte)})"
-    if file.named:
-        raise UserError(f"{file.name}: {reason}{where}; mend it, or leave it out")
-    yield Piece(None, reason, file.name + where, file.size - offset, Position(index + 1, 0))
-
-
-class _NotTextError(Exception):
-    def __init__(self, reason: str, byte: int) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.byte = byte
-
-
-def _decode(data: bytes, begin: int) -> str:
-    if (zero := data.find(0)) >= 0:
-        raise _NotTextError("not text, a zero byte", begin + zero)
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise _NotTextError("not UTF-8", begin + error.start) from None
-
-
-def _line(path: Path, byte: int) -> int:
-    """Line number, from 1, of a byte offset."""
-    line = 1
-    with path.open("rb") as handle:
-        while byte > 0 and (block := handle.read(min(byte, LONGEST_BYTES))):
-            line += block.count(b"\n")
-            byte -= len(block)
-    return line
-
-
-def cut(handle: BinaryIO, offset: int, shortest: int) -> Iterator[tuple[int, bytes]]:
-    """Yield (offset, bytes) of consecutive pieces that together are the file from `offset` on.
-
-    A piece ends after the first blank line past `shortest` bytes; where there is none within `LONGEST_BYTES`,
-    at the last line end, or between two characters. Where a piece ends depends only on where it starts.
-    """
-    handle.seek(offset)
-    buffer, at, ended = b"", 0, False
-    while True:
-        if not ended and len(buffer) - at <= LONGEST_BYTES:
-            block = handle.read(2 * LONGEST_BYTES)
-            ended = len(block) < 2 * LONGEST_BYTES
-            buffer, at = buffer[at:] + block, 0
-        if at == len(buffer):
-            return
-        end = _boundary(buffer, at, shortest)
-        yield offset, buffer[at:end]
-        offset += end - at
-        at = end
-
-
-def _boundary(buffer: bytes, at: int, shortest: int) -> int:
-    last = at + LONGEST_BYTES
-    if blank := _BLANK_LINE.search(buffer, at + shortest, last):
-        return blank.end()
-    if len(buffer) <= last:
-        return len(buffer)
-    if (newline := buffer.rfind(b"\n", at, last)) >= 0:
-        return newline + 1
-    # a UTF-8 continuation byte is 0b10xxxxxx and there are at most three; more of them is not UTF-8 anyway
-    for end in range(last, last - 4, -1):
-        if buffer[end] & 0xC0 != 0x80:
-            return end
-    return last

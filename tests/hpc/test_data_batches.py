@@ -25,10 +25,18 @@ def make_split(folder: Path, sizes: tuple[int, ...], dtype: str = "<u2") -> Spli
         raw = (1000 * number + np.arange(size)).astype(dtype).tobytes()
         (folder / f"train-{number:05d}.bin").write_bytes(raw)
         digest = hashlib.sha256(raw).hexdigest()
-        shards.append({"file": f"train-{number:05d}.bin", "tokens": size, "documents": 1, "sha256": digest})
+        shards.append(
+            {
+                "file": f"train-{number:05d}.bin",
+                "tokens": size,
+                "documents": 1,
+                "bytes": size,
+                "sha256": digest,
+            }
+        )
     manifest = {
         "format": "asiarch-tokens",
-        "version": 1,
+        "version": 2,
         "tokenizer": {"name": "bytes", "sha256": None, "bytes": 0},
         "vocab_size": 65536,
         "dtype": dtype,

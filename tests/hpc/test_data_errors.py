@@ -57,7 +57,7 @@ def test_bad_files_in_a_folder_are_skipped_and_listed(source: Path, tmp_path: Pa
     os.mkfifo(source / "pipe")
     manifest = prepare([source], tmp_path / "out", validation=0.3, test=0.3)
     assert sum(manifest.documents(split) for split in manifest.splits) == 60
-    assert manifest.skipped["files"] == 4
+    assert manifest.skipped["count"] == 4
     assert [Path(line.split(":")[0]).name.split(" ")[0] for line in manifest.skipped["first"]] == [
         "bad",
         "empty",

@@ -1,6 +1,5 @@
 """What `prepare` puts on the disk: the documents, each in one split, whatever happened on the way."""
 
-import json
 import multiprocessing
 import os
 import random
@@ -11,55 +10,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import pytest
+from corpora import content, corpus, documents, every, make_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asiarch.hpc.data import Progress, open_dataset, prepare
 from asiarch.hpc.data.manifest import SPLITS
 from asiarch.models.errors import UserError
-
-
-def make_folder(root: Path, texts: dict[str, str]) -> Path:
-    for name, text in texts.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(text.encode())
-    return root
-
-
-def corpus(count: int, seed: int = 0) -> dict[str, str]:
-    """`count` different texts of 20 to 400 words, with characters of one to four bytes."""
-    rng = random.Random(seed)
-    words = ["loss", "head", "naïve", "état", "慢い", "🙂", "\n\n", "\t", "x" * 30]
-    return {
-        f"{number:04d}.txt": f"text {number} " + " ".join(rng.choices(words, k=rng.randint(20, 400)))
-        for number in range(count)
-    }
-
-
-def documents(folder: Path) -> dict[str, list[str]]:
-    """The documents of each split, read back from the shards' bytes without the reader of the package."""
-    manifest = json.loads((folder / "manifest.json").read_text())
-    found: dict[str, list[str]] = {}
-    for split, shards in manifest["splits"].items():
-        found[split] = []
-        for shard in shards:
-            ids = np.fromfile(folder / shard["file"], manifest["dtype"])
-            assert ids[-1] == manifest["end_id"]
-            ends = np.flatnonzero(ids == manifest["end_id"])
-            assert (len(ids), len(ends)) == (shard["tokens"], shard["documents"])
-            pieces = np.split(ids, ends + 1)[:-1]
-            found[split] += [bytes(piece[:-1].astype(np.uint8)).decode() for piece in pieces]
-    return found
-
-
-def every(found: dict[str, list[str]]) -> list[str]:
-    return [text for texts in found.values() for text in texts]
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -225,7 +183,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # small batches, so that a corpus of a second has many records
-    monkeypatch.setattr("asiarch.hpc.data.preparation._BATCH_BYTES", 4_000)
+    monkeypatch.setattr("asiarch.hpc.data.encoding._BATCH_BYTES", 4_000)
     source = make_folder(tmp_path / "source", {**corpus(60), "bad.txt": "", "b/copy": corpus(1)["0000.txt"]})
     total = _count_calls(source, tmp_path / "undisturbed")
     expected = content(tmp_path / "undisturbed")
@@ -247,7 +205,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
 
 
 def test_resuming_keeps_finished_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("asiarch.hpc.data.preparation._BATCH_BYTES", 4_000)
+    monkeypatch.setattr("asiarch.hpc.data.encoding._BATCH_BYTES", 4_000)
     source = make_folder(tmp_path / "source", corpus(90))
     seen: list[Progress] = []
 
