@@ -14,15 +14,14 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
     model_validator,
 )
 
 from asiarch.hpc.config_errors import describe_errors
+from asiarch.hpc.config_evaluation import EvaluationConfig, Section
 from asiarch.hpc.config_values import (
     Count,
     Duration,
@@ -40,15 +39,10 @@ from asiarch.models.errors import UserError
 
 PRESETS = ("demo", "explore", "verify", "final")
 Preset = Literal["demo", "explore", "verify", "final"]
-TaskName = Literal["mqar", "selective_copying", "induction", "parity", "s3", "s5"]
-Baseline = Literal["delta_net", "gated_delta_net", "gla", "softmax_attention"]
+Baseline = Literal["delta_net", "gated_delta_net", "gla", "linear_attention", "softmax_attention"]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class DataConfig(_Section):
+class DataConfig(Section):
     """`train`: stdlib, text files and folders, or one folder that `data prepare` made. `tokenizer`: bytes or a file."""
 
     train: Annotated[tuple[str, ...], BeforeValidator(absolute_each), Field(min_length=1)]
@@ -62,7 +56,7 @@ class DataConfig(_Section):
         return folder if len(self.train) == 1 and (folder / "manifest.json").is_file() else None
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """The language model around every mixer."""
 
     layers: Count
@@ -79,7 +73,7 @@ class ModelConfig(_Section):
         return self
 
 
-class TrainingConfig(_Section):
+class TrainingConfig(Section):
     """The training of one trial; `tokens` is the budget of the last rung, `threads` are those of a rank on a CPU.
 
     A batch is `batch_tokens` over all ranks; a rank passes at most `micro_batch_tokens` through the model at once.
@@ -131,7 +125,7 @@ class TrainingConfig(_Section):
         return self
 
 
-class PolicyConfig(_Section):
+class PolicyConfig(Section):
     """Who becomes a parent; see asiarch.agents.policy."""
 
     name: Literal["paper", "random"]
@@ -147,94 +141,28 @@ class PolicyConfig(_Section):
         return self
 
 
-class SearchConfig(_Section):
+class SearchConfig(Section):
     """`in_flight`: candidates under way at a time; in deterministic mode also the lag of what proposals know."""
 
     mode: Literal["deterministic", "free_running"]
     in_flight: Count
 
 
-class TaskConfig(_Section):
-    """A synthetic task, and the training of the small model that is scored on it."""
-
-    length: Annotated[int, BeforeValidator(number), Field(ge=4, multiple_of=2)]
-    batch_size: Annotated[int, BeforeValidator(number), Field(ge=2)]
-    steps: Count
-    learning_rate: Positive
-
-
-class MQARConfig(TaskConfig):
-    """The associative recall task; see asiarch.hpc.evaluation.mqar."""
-
-    pairs: Count
-    vocabulary: Annotated[int, BeforeValidator(number), Field(ge=8)]
-
-    @model_validator(mode="after")
-    def _pairs_fit(self) -> "MQARConfig":
-        if self.length < 4 * self.pairs:
-            raise ValueError(
-                f"length {self.length} is too short: {self.pairs} pairs and queries need {4 * self.pairs}"
-            )
-        if (self.vocabulary - 1) // 2 < self.pairs:
-            raise ValueError(f"vocabulary {self.vocabulary} has fewer keys than {self.pairs} pairs need")
-        return self
-
-
-class SelectiveCopyingConfig(TaskConfig):
-    """The copying task; see asiarch.hpc.evaluation.copying."""
-
-    items: Count
-    vocabulary: Annotated[int, BeforeValidator(number), Field(ge=4)]
-
-    @model_validator(mode="after")
-    def _items_fit(self) -> "SelectiveCopyingConfig":
-        if self.length < 2 * self.items:
-            raise ValueError(
-                f"length {self.length} is too short: {self.items} items and marks need {2 * self.items}"
-            )
-        return self
-
-
-class EvaluationConfig(_Section):
-    """Held-out text in tokens, and the tasks of the benchmark part."""
-
-    validation_tokens: Count
-    test_tokens: Count
-    tasks: tuple[TaskName, ...]
-    mqar: MQARConfig
-    selective_copying: SelectiveCopyingConfig
-    induction: TaskConfig
-    parity: TaskConfig
-    s3: TaskConfig
-    s5: TaskConfig
-
-    def task(self, name: TaskName) -> TaskConfig:
-        """The sizes of one task."""
-        sizes: TaskConfig = getattr(self, name)
-        return sizes
-
-    @model_validator(mode="after")
-    def _each_task_once(self) -> "EvaluationConfig":
-        if len(set(self.tasks)) < len(self.tasks):
-            raise ValueError("tasks names one twice")
-        return self
-
-
-class CheckConfig(_Section):
+class CheckConfig(Section):
     """Limits of the process that checks a program."""
 
     timeout: Duration
     memory_gb: Positive
 
 
-class LocalConfig(_Section):
+class LocalConfig(Section):
     """This machine: how many trials train at a time, and the ranks (processes) of each."""
 
     slots: Count
     ranks: Count
 
 
-class SlurmConfig(_Section):
+class SlurmConfig(Section):
     """What a candidate job asks Slurm for."""
 
     partition: str | None
@@ -250,7 +178,7 @@ class SlurmConfig(_Section):
     extra: dict[str, str]
 
 
-class WatchdogConfig(_Section):
+class WatchdogConfig(Section):
     """When a trial is stopped; null turns a watch off. See asiarch.hpc.training.watchdog.
 
     `diverged`: times the lowest loss so far. `implausible`: share below the reference's loss at the same step.
@@ -265,21 +193,21 @@ class WatchdogConfig(_Section):
     no_progress: Duration | None
 
 
-class TrialConfig(_Section):
+class TrialConfig(Section):
     """Limits of one trial; `max_restarts` counts failures of the machine, not of the program."""
 
     timeout: Duration
     max_restarts: Natural
 
 
-class BudgetConfig(_Section):
+class BudgetConfig(Section):
     """When a campaign ends; `candidates` are those proposed, the baselines not counted."""
 
     candidates: Count
     gpu_hours: Positive | None
 
 
-class CampaignConfig(_Section):
+class CampaignConfig(Section):
     """Everything that a campaign is; written to its folder as `campaign.yaml` and never changed."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
@@ -413,6 +341,8 @@ def config_hash(config: CampaignConfig) -> str:
     parts = {"seed", "data", "model", "training", "rungs", "evaluation"}
     places = {"threads", "log_every", "checkpoint_every", "micro_batch_tokens", "activation_checkpointing"}
     values = config.model_dump(mode="json", include=parts)
+    for place in ("copies", "batch_size"):
+        del values["evaluation"]["downstream"][place]
     values["training"] = {key: value for key, value in values["training"].items() if key not in places}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 

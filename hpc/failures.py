@@ -17,6 +17,7 @@ Causes:
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -72,8 +73,17 @@ class MemoryGrowth(Stopping):
     cause = "memory_growth"
 
 
+class PartFailedError(Exception):
+    """Parts of an evaluation raised; `__cause__` is what the first of them did."""
+
+    def __init__(self, errors: Mapping[str, Exception]) -> None:
+        super().__init__("; ".join(f"{name}: {type(e).__name__}: {e}" for name, e in errors.items()))
+
+
 def classify(error: BaseException, program: Path) -> Cause:
     """The cause behind an exception that ended a trial of the program in the file `program`."""
+    if isinstance(error, PartFailedError) and error.__cause__ is not None:
+        error = error.__cause__
     if isinstance(error, Stopping):
         return error.cause
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":

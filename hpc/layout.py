@@ -82,6 +82,11 @@ class TrialLayout:
         """The checkpoints of the synthetic tasks' own small models, a folder each."""
         return self.root / "tasks"
 
+    @property
+    def evaluation(self) -> Path:
+        """What each part of the evaluation gave, a JSON file each; `result` has them all once it is there."""
+        return self.root / "evaluation"
+
 
 def find_run(given: Path | None) -> RunLayout:
     """The campaign meant: `--run`, else `ASIARCH_RUN`, else the nearest one from the current folder upward.

@@ -1,21 +1,23 @@
 """Train and measure one trial, and write its result: what a task does once it has its slot."""
 
 import os
-import socket
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
+from functools import partial
 
 import numpy as np
 import torch
 
 from asiarch.hpc.code_version import code_version
-from asiarch.hpc.config import CampaignConfig, TaskName, config_hash, load_frozen
+from asiarch.hpc.config import CampaignConfig, config_hash, load_frozen
+from asiarch.hpc.config_evaluation import TaskName
 from asiarch.hpc.data import Batches, Dataset, evaluation_windows, open_dataset
-from asiarch.hpc.evaluation.held_out import held_out_loss
-from asiarch.hpc.evaluation.synthetic import SyntheticTask, accuracy, synthetic_task
+from asiarch.hpc.evaluation.held_out import HeldOut, held_out_loss
+from asiarch.hpc.evaluation.parts import Numbers, Parts
+from asiarch.hpc.evaluation.synthetic import SyntheticTask, accuracy, synthetic_task, task_model
 from asiarch.hpc.layout import RunLayout, TrialLayout
-from asiarch.hpc.progress import TrialProgress, write_progress
 from asiarch.hpc.training.checkpoints import CheckpointFolder
 from asiarch.hpc.training.learning_rate import schedule
 from asiarch.hpc.training.process_group import process_group
@@ -23,6 +25,7 @@ from asiarch.hpc.training.ranks import Meeting, Ranks
 from asiarch.hpc.training.trainer import Curves, Progress, RankShare, Trainer
 from asiarch.hpc.training.watchdog import Watchdog
 from asiarch.hpc.trial import Stopped, StopSignal
+from asiarch.hpc.trial_report import TrialReport
 from asiarch.models.baselines import baseline_path
 from asiarch.models.contract import load_mixer_class
 from asiarch.models.language_model import (
@@ -53,6 +56,7 @@ def train_trial(
     Raises:
         Stopped: told to stop; the state reached is in the checkpoint.
         Diverged: the loss is not finite.
+        PartFailedError: the training is complete, and a part of the evaluation raised.
     """
     started = time.time()
     config = load_frozen(run.config)
@@ -61,7 +65,7 @@ def train_trial(
         record = trial.measure(began)
         if ranks.rank == 0:
             write_trial(trial.layout.result, record)
-            trial.say_result(record)
+            trial.report.result(record)
 
 
 @dataclass
@@ -79,7 +83,8 @@ class TrialRun:
 
     def __post_init__(self) -> None:
         self.layout = self.run.trial(self.key.candidate, self.key.rung, self.key.seed)
-        self.report_phase("starting")
+        self.report = TrialReport(self.key, self.layout, self.started, self.ranks.rank)
+        self.report.phase("starting")
         self.dataset: Dataset = open_dataset(self.run.dataset(self.config))
         self.mixer_class = load_mixer_class(self.run.program(self.key.candidate))
         self.sizes = model_sizes(self.config, self.dataset.manifest.vocab_size)
@@ -98,13 +103,19 @@ class TrialRun:
     def measure(self, began: float) -> TrialRecord:
         """Train, evaluate, and give all that was measured."""
         language, progress = self.train_language_model()
-        evaluating = time.perf_counter()
-        validation, _ = self.held_out(language, "validation", self.config.evaluation.validation_tokens)
-        test, _ = self.held_out(language, "test", self.config.evaluation.test_tokens)
-        evaluation_s = time.perf_counter() - evaluating
-        tasks, tasks_s = self.synthetic_tasks()
+        parts = Parts(self.layout.evaluation, self.ranks)
+        held_out = {
+            split: parts.measure(split, partial(self.held_out, language, split))
+            for split in ("validation", "test")
+        }
+        tasks = {
+            name: parts.measure(name, work, below=self._below(name))
+            for name, work in self._tasks(language).items()
+        }
+        parts.require_all()
         tokens = progress.curves.tokens[-1]
         elapsed_s = time.time() - self.started
+        evaluated = [*held_out.values(), *tasks.values()]
         return TrialRecord(
             key=self.key,
             stage=self.config.preset,
@@ -118,14 +129,14 @@ class TrialRun:
             started=datetime.fromtimestamp(self.started, timezone.utc).isoformat(timespec="milliseconds"),
             elapsed_s=elapsed_s,
             startup_s=self.first_step_at - began,
-            training_s=progress.seconds + tasks_s,
-            evaluation_s=evaluation_s,
+            training_s=progress.seconds + sum(part["training_s"] for part in evaluated),
+            evaluation_s=sum(part["evaluation_s"] for part in evaluated),
             gpu_hours=self.ranks.world * elapsed_s / 3600 if self.device.type == "cuda" else 0.0,
             outcome=FINISHED,
             train=_train_curve(progress.curves),
-            validation=_one_point(tokens, validation),
-            test=_one_point(tokens, test),
-            tasks=tasks,
+            validation=_one_point(tokens, held_out["validation"]),
+            test=_one_point(tokens, held_out["test"]),
+            tasks={name: _task_result(part) for name, part in tasks.items()},
         )
 
     def train_language_model(self) -> tuple[torch.nn.Module, Progress]:
@@ -149,26 +160,40 @@ class TrialRun:
         self._train(trainer, self.config.rung_steps(self.key.rung), "training")
         return trainer.model, trainer.progress
 
-    def synthetic_tasks(self) -> tuple[dict[str, TaskResult], float]:
-        """The score of each synthetic task, and the seconds of training that they took.
+    def held_out(self, model: torch.nn.Module, split: str) -> Numbers:
+        """Loss on a held-out split: the same windows, spread over it, for every trial."""
+        self.report.phase("evaluating")
+        settings, training = self.config.evaluation, self.config.training
+        tokens = settings.validation_tokens if split == "validation" else settings.test_tokens
+        windows = evaluation_windows(self.dataset.split(split), length=training.length, tokens=tokens)
+        batch_size = max(1, training.micro_batch_tokens // training.length)
+        found: HeldOut = held_out_loss(model, windows, batch_size, self.ranks)
+        bytes_per_token = self.dataset.manifest.bytes_per_token(split)
+        return asdict(found) | {"bits_per_byte": found.bits_per_byte(bytes_per_token)}
 
-        Their models are trained apart from the language model, so they do not depend on the rung: from the second
-        rung on the scores are those of the rung before.
-        """
-        if self.key.rung > 0:
-            below = TrialKey(self.key.candidate, self.key.rung - 1, self.key.seed)
-            return dict(read_trial(below.result_path(self.run.root)).tasks), 0.0
-        results: dict[str, TaskResult] = {}
-        seconds = 0.0
-        for name in self.config.evaluation.tasks:
-            results[name], took_s = self._synthetic_task(name)
-            seconds += took_s
-        return results, seconds
+    def _tasks(self, language: torch.nn.Module) -> dict[str, Callable[[], Numbers]]:
+        """How each task is measured: the synthetic ones on small models of their own."""
+        tasks: dict[str, Callable[[], Numbers]] = {}
+        for task in self.config.evaluation.tasks:
+            tasks[task] = partial(self.synthetic_task, task)
+        for benchmark in self.config.evaluation.downstream.tasks:
+            tasks[benchmark] = partial(self.downstream_task, language, benchmark)
+        return tasks
 
-    def _synthetic_task(self, name: TaskName) -> tuple[TaskResult, float]:
+    def _below(self, name: str) -> "Numbers | None":
+        """A synthetic task's result at the rung below: their models do not depend on the rung."""
+        if self.key.rung == 0 or name not in self.config.evaluation.tasks:
+            return None
+        below = TrialKey(self.key.candidate, self.key.rung - 1, self.key.seed)
+        result = read_trial(below.result_path(self.run.root)).tasks[name]
+        return asdict(result) | {"training_s": 0.0, "evaluation_s": 0.0}
+
+    def synthetic_task(self, name: TaskName) -> Numbers:
+        """Train a small model of the mixer on the task, and score it."""
         sizes = self.config.evaluation.task(name)
         task = self._task_stream(name, TASK_TRAINING)
-        model = self._model(model_sizes(self.config, task.vocabulary))
+        language = self._model(model_sizes(self.config, task.vocabulary))
+        model = task_model(name, language, sizes.length, self.random_seed).to(self.device)
         training = self.config.training.model_copy(
             update={
                 "schedule": "cosine",
@@ -183,27 +208,29 @@ class TrialRun:
         trainer = Trainer(model, share, rates, training, folder, self.random_seed, self.ranks)
         self._train(trainer, sizes.steps, name)
         score = accuracy(trainer.model, self._task_stream(name, TASK_SCORING), TASK_SCORING_BATCHES)
-        return TaskResult(score.score, score.n, score.standard_error), trainer.progress.seconds
+        return asdict(score) | {"training_s": trainer.progress.seconds}
+
+    def downstream_task(self, language: torch.nn.Module, name: str) -> Numbers:
+        """A benchmark of lm-eval on the trained language model."""
+        # imported here: it takes seconds, and an extra
+        from asiarch.hpc.evaluation.downstream import measure_task
+
+        self.report.phase(name)
+        settings, length = self.config.evaluation.downstream, self.config.training.length
+        return asdict(measure_task(language, self.dataset.tokenizer(), name, settings, length, self.ranks))
 
     def _task_stream(self, name: TaskName, stream: int) -> SyntheticTask:
         seed = np.random.SeedSequence([self.config.seed, self.key.seed, stream]).generate_state(1)[0]
-        return synthetic_task(name, self.config.evaluation, int(seed))
+        return synthetic_task(name, self.config.evaluation, int(seed), scoring=stream == TASK_SCORING)
 
     def _model(self, sizes: ModelConfig) -> LanguageModel:
         model = LanguageModel(sizes, self.mixer_class, self.ffn_width, seed=self.random_seed)
         model.activation_checkpointing = self.config.training.activation_checkpointing
         return model.to(self.device)
 
-    def held_out(self, model: torch.nn.Module, split: str, tokens: int) -> tuple[float, int]:
-        """Loss on `tokens` of a held-out split, the same windows, spread over it, for every trial."""
-        self.report_phase("evaluating")
-        length = self.config.training.length
-        windows = evaluation_windows(self.dataset.split(split), length=length, tokens=tokens)
-        return held_out_loss(model, windows, batch_size=self.config.training.batch_tokens // length)
-
     def _train(self, trainer: Trainer, until_step: int, phase: str) -> None:
         def on_log(progress: Progress) -> None:
-            self.report_phase(phase, progress, until_step)
+            self.report.phase(phase, progress, until_step)
             if watchdog is not None:
                 watchdog.look(progress.curves)
 
@@ -230,58 +257,6 @@ class TrialRun:
         below: TrialLayout = self.run.trial(self.key.candidate, self.key.rung - 1, self.key.seed)
         return CheckpointFolder(below.root / name)
 
-    def report_phase(self, phase: str, progress: Progress | None = None, steps: int = 0) -> None:
-        """Rewrite the progress file, and print a line where a log interval has ended. Rank 0 speaks for all."""
-        if self.ranks.rank > 0:
-            return
-        loss = speed = None
-        if progress is not None and progress.curves.loss:
-            curves = progress.curves
-            loss, speed = curves.loss[-1], curves.tokens_per_s[-1]
-            left = (steps - progress.step) * progress.seconds / progress.step
-            self.say(
-                phase,
-                step=f"{progress.step}/{steps}",
-                done=f"{progress.step / steps:.0%}",
-                loss=f"{loss:.4f}",
-                grad_norm=f"{curves.grad_norm[-1]:.2f}",
-                tokens_per_s=f"{speed:.0f}",
-                utilisation=f"{curves.flops_utilisation[-1]:.1%}",
-                memory_gb=f"{curves.memory_bytes[-1] / 1e9:.2f}",
-                data_wait=f"{curves.data_wait[-1]:.1%}",
-                left_s=f"{left:.0f}",
-            )
-        write_progress(
-            self.layout.progress,
-            TrialProgress(
-                phase=phase,
-                started=self.started,
-                updated=time.time(),
-                pid=os.getpid(),
-                host=socket.gethostname(),
-                step=0 if progress is None else progress.step,
-                steps=steps,
-                loss=loss,
-                tokens_per_s=speed,
-            ),
-        )
-
-    def say_result(self, record: TrialRecord) -> None:
-        """The line of a finished trial."""
-        self.say(
-            "trial finished",
-            validation_loss=f"{record.validation.loss[-1]:.4f}",
-            **{task: f"{result.score:.3f}" for task, result in record.tasks.items()},
-            elapsed_s=f"{record.elapsed_s:.1f}",
-        )
-
-    def say(self, what: str, **values: str) -> None:
-        """One line of the trial's log."""
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        pairs = " ".join(f"{name}={value}" for name, value in values.items())
-        name = f"{self.key.candidate:04d}/rung{self.key.rung}-seed{self.key.seed}"
-        print(f"{now} {name} {what} {pairs}", flush=True)
-
 
 def model_sizes(config: CampaignConfig, vocab_size: int) -> ModelConfig:
     """The sizes of the language model around every mixer of a campaign."""
@@ -302,8 +277,18 @@ def _train_curve(curves: Curves) -> TrainCurve:
     )
 
 
-def _one_point(tokens_seen: int, loss: float) -> LossCurve:
-    return LossCurve(np.array([tokens_seen], dtype=np.int64), np.array([loss]))
+def _one_point(tokens_seen: int, held_out: Numbers) -> LossCurve:
+    return LossCurve(
+        tokens=np.array([tokens_seen], dtype=np.int64),
+        loss=np.array([held_out["loss"]]),
+        standard_error=np.array([held_out["standard_error"]]),
+        bits_per_byte=np.array([held_out["bits_per_byte"]]),
+        windows=np.array([held_out["windows"]], dtype=np.int64),
+    )
+
+
+def _task_result(part: Numbers) -> TaskResult:
+    return TaskResult(part["score"], int(part["n"]), part["standard_error"])
 
 
 def _device_name(device: torch.device) -> str:

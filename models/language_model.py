@@ -124,18 +124,23 @@ class LanguageModel(nn.Module):
         )
         self.final_norm = RMSNorm(config.hidden_size)
 
-    def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
-        """Logits (B, L, vocabulary) for tokens (B, L) int64; with targets (B, L) int64 the loss, fp32 scalar.
-
-        The loss is the mean cross-entropy in nats over the targets that are not -100.
-        """
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """What the head sees, (B, L, D), for tokens (B, L) int64."""
         x = self.embedding(tokens)
         for block in self.blocks:
             if self.activation_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, use_reentrant=False)
             else:
                 x = block(x)
-        logits = functional.linear(self.final_norm(x), self.embedding.weight)
+        normed: Tensor = self.final_norm(x)
+        return normed
+
+    def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Logits (B, L, vocabulary) for tokens (B, L) int64; with targets (B, L) int64 the loss, fp32 scalar.
+
+        The loss is the mean cross-entropy in nats over the targets that are not -100.
+        """
+        logits = functional.linear(self.hidden(tokens), self.embedding.weight)
         if targets is None:
             return logits
         return functional.cross_entropy(

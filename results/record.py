@@ -47,10 +47,17 @@ class TrainCurve:
 
 @dataclass(frozen=True, eq=False)
 class LossCurve:
-    """Loss (nats a token) on held-out data after `tokens` training tokens; both have the shape (points,)."""
+    """Loss on held-out data after `tokens` training tokens; all arrays have the shape (points,).
+
+    loss: nats a token. standard_error: of the loss, over `windows` windows of text. bits_per_byte: the loss in bits
+    for each byte of the text, comparable between tokenizers.
+    """
 
     tokens: Integers
     loss: Floats
+    standard_error: Floats
+    bits_per_byte: Floats
+    windows: Integers
 
 
 @dataclass(frozen=True)
@@ -125,8 +132,12 @@ def validate(record: TrialRecord) -> None:
     if finished:  # the log of a run that diverged shows how it did
         _finite("train/loss", record.train.loss)
     # a cross entropy is never negative
-    _finite("validation/loss", record.validation.loss, minimum=0.0)
-    _finite("test/loss", record.test.loss, minimum=0.0)
+    for split in ("validation", "test"):
+        curve = getattr(record, split)
+        for name in ("loss", "standard_error", "bits_per_byte"):
+            _finite(f"{split}/{name}", getattr(curve, name), minimum=0.0)
+        if np.any(curve.windows < 1):
+            raise BadResult(f"{split}/windows has an entry below 1")
     _validate_tasks(record.tasks)
 
 

@@ -1,6 +1,6 @@
 """All trials of a campaign in one file, results.h5, for people with pandas, h5py or MATLAB.
 
-    /trials      a row a trial: every attribute, the last validation loss, the test loss, the throughput
+    /trials      a row a trial: every attribute, the last validation and the test loss, the throughput
     /scores      a row a trial and benchmark: candidate, rung, seed, task, score, n, standard_error
     /candidates  a row a candidate: the columns that the caller gives
     /curves/<candidate>/<rung>/<seed>/{step,tokens,loss}    the training loss, <candidate> as in 0007
@@ -82,14 +82,17 @@ def _trial_row(record: TrialRecord) -> Row:
     return {
         **key,
         **attributes,
-        "validation_loss": _last(record.validation),
-        "test_loss": _last(record.test),
+        **_last("validation", record.validation),
+        **_last("test", record.test),
         "tokens_per_s": float(np.median(throughput)) if len(throughput) else None,
     }
 
 
-def _last(curve: LossCurve) -> float | None:
-    return float(curve.loss[-1]) if len(curve.loss) else None
+def _last(split: str, curve: LossCurve) -> dict[str, Cell]:
+    return {
+        f"{split}_{name}": float(getattr(curve, name)[-1]) if len(curve.loss) else None
+        for name in ("loss", "standard_error", "bits_per_byte")
+    }
 
 
 def _score_rows(record: TrialRecord) -> Iterable[Row]:

@@ -72,6 +72,7 @@ def _work(layout: RunLayout, config: CampaignConfig) -> bool:
         if started and started[-1]["event"] == "head_stopped" and started[-1]["reason"] == "finished":
             return True
         _prepare_data(layout, config)
+        _require_downstream(config)
         if not started:
             journal.append(
                 "campaign_started",
@@ -100,6 +101,18 @@ def _prepare_data(layout: RunLayout, config: CampaignConfig) -> None:
     )
     sizes = ", ".join(f"{split} {manifest.tokens(split):,}" for split in manifest.splits)
     click.echo(f"the text in tokens: {sizes}; they share no document")
+
+
+def _require_downstream(config: CampaignConfig) -> None:
+    if not config.evaluation.downstream.tasks:
+        return
+    try:
+        from asiarch.hpc.evaluation.downstream import require_tasks
+    except ImportError as error:
+        raise UserError(
+            f"evaluation.downstream.tasks need lm-eval ({error}): pip install 'asiarch-hpc[eval]'"
+        ) from None
+    require_tasks(config.evaluation.downstream)
 
 
 def _say_results(layout: RunLayout, config: CampaignConfig) -> None:

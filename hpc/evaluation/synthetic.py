@@ -12,12 +12,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from asiarch.hpc.config import EvaluationConfig, TaskName
+from asiarch.hpc.config_evaluation import (
+    EvaluationConfig,
+    FuzzyRecallConfig,
+    MQARConfig,
+    NeedleConfig,
+    RecallConfig,
+    SelectiveCopyingConfig,
+    TaskName,
+    VocabularyTaskConfig,
+)
 from asiarch.hpc.evaluation.copying import SelectiveCopying
 from asiarch.hpc.evaluation.induction import Induction
+from asiarch.hpc.evaluation.mad import Compression, Decoded, FuzzyRecall, Memorization, Recall
 from asiarch.hpc.evaluation.mqar import MQAR
+from asiarch.hpc.evaluation.needle import Needle
 from asiarch.hpc.evaluation.state_tracking import WordProblem
-from asiarch.models.language_model import IGNORED_TARGET
+from asiarch.models.language_model import IGNORED_TARGET, LanguageModel
 
 
 class SyntheticTask(Protocol):
@@ -37,18 +48,39 @@ class SyntheticTask(Protocol):
         ...
 
 
-def synthetic_task(name: TaskName, settings: EvaluationConfig, seed: int) -> SyntheticTask:
-    """The stream `seed` of a task with the sizes that a campaign gives it."""
-    if name == "mqar":
-        recall = settings.mqar
-        return MQAR(recall.pairs, recall.vocabulary, recall.length, recall.batch_size, seed)
-    if name == "selective_copying":
-        copying = settings.selective_copying
-        return SelectiveCopying(copying.items, copying.vocabulary, copying.length, copying.batch_size, seed)
-    sizes = settings.task(name)
+def synthetic_task(
+    name: TaskName, settings: EvaluationConfig, seed: int, scoring: bool = False
+) -> SyntheticTask:
+    """The stream `seed` of a task with the sizes that a campaign gives it.
+
+    Args:
+        scoring: as it is scored, which for the needle is at a length beyond the trained one.
+    """
+    match sizes := settings.task(name):
+        case MQARConfig():
+            return MQAR(sizes.pairs, sizes.vocabulary, sizes.length, sizes.batch_size, seed)
+        case SelectiveCopyingConfig():
+            return SelectiveCopying(sizes.items, sizes.vocabulary, sizes.length, sizes.batch_size, seed)
+        case RecallConfig():
+            return Recall(sizes.vocabulary, sizes.noise, sizes.length, sizes.batch_size, seed)
+        case FuzzyRecallConfig():
+            return FuzzyRecall(
+                sizes.pairs, sizes.longest, sizes.vocabulary, sizes.length, sizes.batch_size, seed
+            )
+        case NeedleConfig():
+            length = sizes.length * (sizes.reach if scoring else 1)
+            return Needle(sizes.vocabulary, length, sizes.batch_size, seed)
+        case VocabularyTaskConfig():
+            kind = Memorization if name == "memorization" else Compression
+            return kind(sizes.vocabulary, sizes.length, sizes.batch_size, seed)
     if name == "induction":
         return Induction(sizes.length, sizes.batch_size, seed)
     return WordProblem(name, sizes.length, sizes.batch_size, seed)
+
+
+def task_model(name: TaskName, model: LanguageModel, length: int, seed: int) -> nn.Module:
+    """The model that learns a task: the language model, for compression with MAD's decoder behind it."""
+    return Decoded(model, length, seed) if name == "compression" else model
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from typing import get_args
 import torch
 from plain import train_plainly
 
-from asiarch.hpc.config import Baseline, EvaluationConfig, TaskName, preset_values
+from asiarch.hpc.config import Baseline, preset_values
+from asiarch.hpc.config_evaluation import EvaluationConfig, TaskName
 from asiarch.hpc.evaluation.synthetic import Score, accuracy, synthetic_task
 from asiarch.hpc.training.learning_rate import cosine
 from asiarch.models.baselines import baseline_path

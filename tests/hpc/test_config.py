@@ -123,11 +123,21 @@ BAD = [
         "c.yaml:5: evaluation.mqar: length 8 is too short: 4 pairs and queries need 16",
     ),
     (
-        "evaluation: {tasks: [arc]}",
-        "c.yaml:4: evaluation.tasks.0: input should be 'mqar', 'selective_copying', 'induction', 'parity', 's3' "
-        "or 's5', not 'arc'",
+        "evaluation: {recall: {length: 16}}",
+        "c.yaml:4: evaluation.recall: length 16 has room for 8 pairs: too few",
     ),
-    ("evaluation: {tasks: [s3, s3]}", "c.yaml:4: evaluation: tasks names one twice"),
+    (
+        "evaluation: {fuzzy_recall: {pairs: 7}}",
+        "pairs 7 are more than a vocabulary of 24 keeps apart: at most 6",
+    ),
+    ("evaluation: {fuzzy_recall: {length: 14}}", "a key that comes again needs 16 with 3 pairs"),
+    ("evaluation: {downstream: {examples: 0}}", "c.yaml:4: evaluation.downstream.examples: "),
+    (
+        "evaluation: {tasks: [arc]}",
+        "c.yaml:4: evaluation.tasks.0: input should be 'mqar', 'selective_copying', 'induction', 'parity', 's3', "
+        "'s5', 'recall', 'noisy_recall', 'fuzzy_recall', 'memorization', 'compression' or 'needle', not 'arc'",
+    ),
+    ("evaluation: {tasks: [s3, s3]}", "c.yaml:4: evaluation: tasks and downstream.tasks name one twice"),
     (
         "evaluation:\n  selective_copying: {length: 6}",
         "c.yaml:5: evaluation.selective_copying: length 6 is too short: 4 items and marks need 8",

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from asiarch.hpc.config import EvaluationConfig, TaskName, preset_values
+from asiarch.hpc.config import preset_values
+from asiarch.hpc.config_evaluation import EvaluationConfig, TaskName
 from asiarch.hpc.evaluation.copying import BLANK, MARK, SelectiveCopying
 from asiarch.hpc.evaluation.induction import Induction
 from asiarch.hpc.evaluation.mqar import FILLER, MQAR

@@ -17,10 +17,11 @@ from asiarch.models.baselines import BASELINES, baseline_path
 from asiarch.models.baselines.delta_net import DeltaNet
 from asiarch.models.baselines.gated_delta_net import GatedDeltaNet
 from asiarch.models.baselines.gla import GLA
+from asiarch.models.baselines.linear_attention import LinearAttention
 from asiarch.models.baselines.softmax_attention import SoftmaxAttention
 from asiarch.models.errors import UserError
 
-MIXERS: list[type[nn.Module]] = [DeltaNet, GatedDeltaNet, GLA, SoftmaxAttention]
+MIXERS: list[type[nn.Module]] = [DeltaNet, GatedDeltaNet, GLA, LinearAttention, SoftmaxAttention]
 EACH = pytest.mark.parametrize("mixer_class", MIXERS)
 
 
@@ -135,3 +136,12 @@ def test_rotary_positions_leave_only_the_distance() -> None:
     scores = (turned_q @ turned_k.mT)[0, 0]
     torch.testing.assert_close(scores[5, 2], scores[19, 16], rtol=1e-5, atol=1e-6)
     assert not torch.isclose(scores[5, 2], scores[5, 3])
+
+
+def test_linear_attention_weighs_values_by_normalised_features() -> None:
+    """Katharopoulos et al., eq. 9, as a quadratic form."""
+    mixer, x = build(LinearAttention), hidden()
+    q, k, v = (heads(project(x)) for project in (mixer.q_proj, mixer.k_proj, mixer.v_proj))
+    weights = torch.einsum("blhd,bmhd->bhlm", functional.elu(q) + 1, functional.elu(k) + 1).tril()
+    expected = torch.einsum("bhlm,bmhd->blhd", weights / weights.sum(-1, keepdim=True), v)
+    torch.testing.assert_close(mixer(x), mixer.o_proj(expected.flatten(-2)))

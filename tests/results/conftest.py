@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from records import loss_curve
 
-from asiarch.results.record import LossCurve, TaskResult, TrainCurve, TrialRecord
+from asiarch.results.record import TaskResult, TrainCurve, TrialRecord
 from asiarch.results.trial import TrialKey
 
 MakeRecord = Callable[..., TrialRecord]
@@ -47,8 +48,8 @@ def make_record() -> MakeRecord:
                 step * 4096,
                 np.zeros(5),
             ),
-            "validation": LossCurve(np.array([2000, 5000]), np.array([4.5, 1 / 3])),
-            "test": LossCurve(np.array([5000]), np.array([4.25])),
+            "validation": loss_curve([2000, 5000], [4.5, 1 / 3]),
+            "test": loss_curve([5000], [4.25]),
             "tasks": {"mqar": TaskResult(0.5, 100, 0.05), "state_tracking": TaskResult(0.25, 40, 0.0)},
         }
         return TrialRecord(**{**values, **changes})

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from records import loss_curve
 
-from asiarch.results.record import LossCurve, TaskResult, TrialRecord
+from asiarch.results.record import TaskResult, TrialRecord
 from asiarch.results.schema import BadResult, TrialKey, read_trial, write_trial
 from asiarch.results.trial import TrialSummary
 
@@ -51,7 +52,7 @@ def test_round_trip(stored: Path, make_record: MakeRecord) -> None:
 def test_plain_h5py_reads_the_documented_layout(stored: Path, make_record: MakeRecord) -> None:
     record = make_record()
     with h5py.File(stored, "r") as file:
-        assert file.attrs["schema_version"] == 2
+        assert file.attrs["schema_version"] == 3
         assert (file.attrs["candidate"], file.attrs["rung"], file.attrs["seed"]) == (7, 0, 1)
         assert file.attrs["device"].decode() == record.device
         assert set(file["train"]) == {
@@ -73,7 +74,7 @@ def test_plain_h5py_reads_the_documented_layout(stored: Path, make_record: MakeR
 def test_every_valid_value_survives(
     tmp_path: Path, make_record: MakeRecord, loss: list[float], score: float, stage: str
 ) -> None:
-    validation = LossCurve(np.arange(len(loss)), np.array(loss))
+    validation = loss_curve(range(len(loss)), loss)
     record = make_record(stage=stage, validation=validation, tasks={"mqar": TaskResult(score, 3, 0.0)})
     write_trial(tmp_path / "result.h5", record)
     got = read_trial(tmp_path / "result.h5")
@@ -94,7 +95,7 @@ def test_summary_takes_the_last_validation_loss_and_the_median_throughput(make_r
 def test_a_loss_that_is_no_loss_is_refused(
     tmp_path: Path, make_record: MakeRecord, curve: str, value: float
 ) -> None:
-    record = make_record(**{curve: LossCurve(np.array([5000]), np.array([value]))})
+    record = make_record(**{curve: loss_curve([5000], [value])})
     with pytest.raises(BadResult, match=rf"^{curve}/loss\[0\] is .*, need a finite number >= 0$"):
         write_trial(tmp_path / "result.h5", record)
     assert list(tmp_path.iterdir()) == []
@@ -114,13 +115,21 @@ CHANGES = {
     "escape sequence": ({"device": "\x1b[2J"}, "device is not a printable text"),
     "long text": ({"stage": "x" * 513}, "stage is not a printable text"),
     "local time": ({"started": "2026-11-24T00:00:00+01:00"}, "not a time in ISO 8601 and UTC"),
-    "no validation": ({"validation": LossCurve(np.array([], int), np.array([]))}, "validation has 0 points"),
-    "two test points": ({"test": LossCurve(np.array([1, 2]), np.array([4.0, 4.0]))}, "test has 2 points"),
+    "no validation": ({"validation": loss_curve([], [])}, "validation has 0 points"),
+    "two test points": ({"test": loss_curve([1, 2], [4.0, 4.0])}, "test has 2 points"),
     "tokens go back": (
-        {"validation": LossCurve(np.array([2, 1]), np.array([4.0, 4.0]))},
+        {"validation": loss_curve([2, 1], [4.0, 4.0])},
         "does not increase",
     ),
-    "uneven": ({"validation": LossCurve(np.array([1, 2]), np.array([4.0]))}, "validation/loss has shape"),
+    "uneven": ({"validation": loss_curve([1, 2], [4.0])}, "validation/loss has shape"),
+    "negative error": (
+        {"test": replace(loss_curve([1], [4.0]), standard_error=np.array([-1.0]))},
+        "test/standard_error[0] is -1.0",
+    ),
+    "no windows": (
+        {"validation": replace(loss_curve([1], [4.0]), windows=np.array([0]))},
+        "validation/windows has an entry below 1",
+    ),
     "nan score": ({"tasks": {"mqar": TaskResult(math.nan, 1, 0.0)}}, "eval/mqar/score is nan"),
     "no examples": ({"tasks": {"mqar": TaskResult(0.5, 0, 0.0)}}, "eval/mqar/n is 0"),
     "task with a slash": ({"tasks": {"../x": TaskResult(0.5, 1, 0.0)}}, "task named '../x'"),
@@ -137,7 +146,7 @@ def test_an_invalid_record_is_not_written(tmp_path: Path, make_record: MakeRecor
 
 
 def test_a_diverged_trial_is_kept_and_has_no_score(tmp_path: Path, make_record: MakeRecord) -> None:
-    empty = LossCurve(np.array([], np.int64), np.array([]))
+    empty = loss_curve([], [])
     train = replace(make_record().train, loss=np.array([3, 4, 9, np.nan, np.inf]))
     record = make_record(outcome="diverged", train=train, validation=empty, test=empty, tasks={})
     write_trial(tmp_path / "result.h5", record)
@@ -251,7 +260,7 @@ def test_a_hostile_dataset_is_refused(
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
-        ("schema_version", np.int64(1), "schema version 1, this program reads 2"),
+        ("schema_version", np.int64(1), "schema version 1, this program reads 3"),
         ("candidate", "7", "attribute candidate is not an int64"),
         ("candidate", np.int64([7, 8]), "attribute candidate is not a scalar"),
         ("elapsed_s", np.int64(3), "attribute elapsed_s is not a float64"),

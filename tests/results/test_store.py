@@ -6,9 +6,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from records import loss_curve
 
 import asiarch.results.store as store
-from asiarch.results.record import LossCurve, TaskResult, TrialRecord
+from asiarch.results.record import TaskResult, TrialRecord
 from asiarch.results.schema import write_trial
 from asiarch.results.store import aggregate
 from asiarch.results.trial import TrialKey
@@ -70,7 +71,7 @@ def test_bad_results_are_skipped_and_named(run_dir: Path, make_record: MakeRecor
 
 
 def test_an_unfinished_trial_has_no_number_in_the_table(run_dir: Path, make_record: MakeRecord) -> None:
-    empty = LossCurve(np.array([], np.int64), np.array([]))
+    empty = loss_curve([], [])
     key = TrialKey(9, 0, 0)
     record = make_record(key=key, outcome="diverged", validation=empty, test=empty, tasks={})
     write_trial(key.result_path(run_dir), record)

@@ -1,0 +1,178 @@
+"""Downstream benchmarks through the real lm-eval, offline: small tasks of our own, and one of its own from a copy."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from asiarch.hpc.config_evaluation import DownstreamConfig
+from asiarch.hpc.data.tokenizer import ByteTokenizer
+from asiarch.hpc.evaluation.downstream import MixerLM, measure_task, require_tasks
+from asiarch.hpc.training.ranks import Ranks
+from asiarch.models.errors import UserError
+
+TASK = """
+task: {name}
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {data}}}}}
+test_split: test
+output_type: {kind}
+doc_to_text: "{{{{question}}}}"
+doc_to_target: "{{{{answer}}}}"
+{choices}
+metric_list: [{{metric: {metric}}}]
+"""
+QUESTIONS = [
+    {"question": f"after {letter} comes", "choices": [f"{letter}xyz", chr(ord(letter) + 1)], "answer": n % 2}
+    for n, letter in enumerate("abcdefghijklm")
+]
+
+
+class Bigram(nn.Module):
+    """Logits by the byte before; so a likelihood is a product that can be worked out by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(257, 257, generator=torch.Generator().manual_seed(1)))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.table[tokens]
+
+
+def log_likelihood(model: Bigram, context: bytes, continuation: bytes) -> tuple[float, bool]:
+    logs = model.table.detach().double().log_softmax(-1).numpy()
+    text = context + continuation
+    steps = range(len(context), len(text))
+    total = sum(logs[text[i - 1], text[i]] for i in steps)
+    return total, all(logs[text[i - 1]].argmax() == text[i] for i in steps)
+
+
+@pytest.fixture
+def definitions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "definitions"
+    folder.mkdir()
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS))
+    choices = 'doc_to_choice: "{{choices}}"'
+    for name, kind, extra, metric in (
+        ("alphabet", "multiple_choice", choices, "acc"),
+        ("hellaswag", "multiple_choice", choices, "acc_norm"),
+        ("says", "generate_until", "", "exact_match"),
+    ):
+        text = TASK.format(name=name, data=data, kind=kind, choices=extra, metric=metric)
+        (folder / f"{name}.yaml").write_text(text)
+    return folder
+
+
+def config(**changes: Any) -> DownstreamConfig:
+    values = {"tasks": [], "examples": None, "batch_size": 4, "copies": None, "definitions": None}
+    return DownstreamConfig.model_validate(values | changes)
+
+
+def right_answers(model: Bigram, per_byte: bool) -> list[bool]:
+    found = []
+    for row in QUESTIONS:
+        context = str(row["question"]).encode()
+        # lm-eval puts a blank between the two
+        scores = [log_likelihood(model, context, f" {choice}".encode())[0] for choice in row["choices"]]
+        if per_byte:
+            scores = [s / len(choice) for s, choice in zip(scores, row["choices"], strict=True)]
+        found.append(int(np.argmax(scores)) == row["answer"])
+    return found
+
+
+@pytest.mark.parametrize(("name", "per_byte"), [("alphabet", False), ("hellaswag", True)])
+@pytest.mark.parametrize("examples", [None, 7])
+def test_accuracy_and_error_of_a_task_by_hand(
+    definitions: Path, name: str, per_byte: bool, examples: int | None
+) -> None:
+    model = Bigram()
+    settings = config(tasks=[name], definitions=str(definitions), examples=examples)
+    require_tasks(settings)
+    result = measure_task(model, ByteTokenizer(), name, settings, 64, Ranks())
+    right = right_answers(model, per_byte)[:examples]
+    assert 0 < sum(right) < len(right)  # else the comparison would show little
+    assert result.n == len(right)
+    assert result.score == pytest.approx(np.mean(right))
+    assert result.standard_error == pytest.approx(np.std(right, ddof=1) / math.sqrt(len(right)))
+
+
+def test_likelihoods_in_any_batch_and_order_and_of_cut_contexts() -> None:
+    model, tokenizer = Bigram(), ByteTokenizer()
+    rng = np.random.default_rng(0)
+    requests = []
+    for _ in range(23):
+        context, continuation = (rng.integers(97, 123, rng.integers(1, 30)).tolist() for _ in range(2))
+        requests.append((("", ""), context, continuation))
+    for batch_size, length in ((1, 100), (5, 100), (64, 31)):
+        lm = MixerLM(model, tokenizer, length, batch_size, Ranks())
+        scores = lm._loglikelihood_tokens(requests)
+        for (total, greedy), (_, context, continuation) in zip(scores, requests, strict=True):
+            expected = log_likelihood(model, bytes(context), bytes(continuation))
+            assert total == pytest.approx(expected[0], rel=1e-5)
+            assert greedy == expected[1]
+
+
+def test_a_rolling_likelihood_takes_every_token_once() -> None:
+    model = Bigram()
+    text = "the quick brown fox jumps over the lazy dog"
+
+    class Request:
+        args = (text,)
+
+    lm = MixerLM(model, ByteTokenizer(), 8, 3, Ranks())
+    logs = model.table.detach().double().log_softmax(-1).numpy()
+    by_hand = logs[256, ord("t")] + log_likelihood(model, b"t", text[1:].encode())[0]
+    assert lm.loglikelihood_rolling([Request()]) == [pytest.approx(by_hand, rel=1e-5)]
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("no_such_task", r"lm-eval 0\.\d+\.\d+ has no task 'no_such_task'"),
+        ("piqa", "the copy of piqa cannot be read"),
+        ("says", "says asks for generated text"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_before_a_trial_runs(
+    definitions: Path, task: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        require_tasks(config(tasks=[task], definitions=str(definitions)))
+    assert "\n" not in str(error.value)
+
+
+def test_a_task_of_lm_eval_from_a_downloaded_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SciQ as lm-eval defines it, from a cache laid out as `datasets` leaves one behind."""
+    import datasets
+
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "elsewhere")
+    rows = {
+        "question": ["What is water made of?", "What do plants breathe in?"],
+        "support": ["Water is hydrogen and oxygen.", "Plants take up carbon dioxide."],
+        "correct_answer": ["oxygen", "carbon dioxide"],
+        **{f"distractor{n}": [f"iron{n}", f"gold{n}"] for n in (1, 2, 3)},
+    }
+    table = datasets.Dataset.from_dict(rows)
+    files = {}
+    for split in ("train", "validation", "test"):
+        files[split] = str(tmp_path / f"{split}.parquet")
+        table.to_parquet(files[split])
+    datasets.load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "made"))
+    made = next((tmp_path / "made").rglob("dataset_info.json")).parent
+    copy = tmp_path / "copies" / "datasets" / "allenai___sciq" / "default" / "0.0.0" / ("0" * 40)
+    copy.parent.mkdir(parents=True)
+    made.rename(copy)
+    for file in copy.glob("parquet-*.arrow"):
+        file.rename(file.with_name(file.name.replace("parquet-", "sciq-")))
+    settings = config(tasks=["sciq"], copies=str(tmp_path / "copies"))
+    require_tasks(settings)
+    result = measure_task(Bigram(), ByteTokenizer(), "sciq", settings, 256, Ranks())
+    assert result.n == 2
+    assert result.score in (0.0, 0.5, 1.0)
