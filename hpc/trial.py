@@ -153,12 +153,19 @@ def train_in_child(request: dict[str, Any], handles: list[int]) -> int:
 
 
 class StopSignal:
-    """SIGTERM asks the task to stop: at once while it waits, after a checkpoint while it trains."""
+    """A signal asks the task to stop: at once while it waits, after a checkpoint while it trains.
+
+    SIGTERM is what Slurm sends before it preempts, requeues or ends a job; SIGUSR1 and SIGUSR2 are the warnings that
+    sites and `sbatch --signal` use.
+    """
+
+    NUMBERS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
     def __init__(self) -> None:
         self.requested = False
         self.training = False
-        signal.signal(signal.SIGTERM, self._on_signal)
+        for number in self.NUMBERS:
+            signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.requested = True

@@ -34,8 +34,9 @@ class Ranks:
     @classmethod
     def from_submitit(cls) -> "Ranks":
         """As submitit's environment says; one rank alone outside of a job."""
-        job = submitit.JobEnvironment()
-        if not job.activated():
+        try:
+            job = submitit.JobEnvironment()
+        except RuntimeError:  # none of its executors started this process
             return cls()
         return cls(job.global_rank, job.local_rank, job.num_tasks)
 

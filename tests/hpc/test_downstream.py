@@ -1,6 +1,5 @@
 """Downstream benchmarks through the real lm-eval, offline: small tasks of our own, and one of its own from a copy."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lm_eval_tasks import QUESTIONS, write_definitions
 from torch import nn
 
 from asiarch.hpc.config_evaluation import DownstreamConfig
@@ -15,22 +15,6 @@ from asiarch.hpc.data.tokenizer import ByteTokenizer
 from asiarch.hpc.evaluation.downstream import MixerLM, measure_task, require_tasks
 from asiarch.hpc.training.ranks import Ranks
 from asiarch.models.errors import UserError
-
-TASK = """
-task: {name}
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {data}}}}}
-test_split: test
-output_type: {kind}
-doc_to_text: "{{{{question}}}}"
-doc_to_target: "{{{{answer}}}}"
-{choices}
-metric_list: [{{metric: {metric}}}]
-"""
-QUESTIONS = [
-    {"question": f"after {letter} comes", "choices": [f"{letter}xyz", chr(ord(letter) + 1)], "answer": n % 2}
-    for n, letter in enumerate("abcdefghijklm")
-]
 
 
 class Bigram(nn.Module):
@@ -55,19 +39,7 @@ def log_likelihood(model: Bigram, context: bytes, continuation: bytes) -> tuple[
 @pytest.fixture
 def definitions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    folder = tmp_path / "definitions"
-    folder.mkdir()
-    data = tmp_path / "data.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS))
-    choices = 'doc_to_choice: "{{choices}}"'
-    for name, kind, extra, metric in (
-        ("alphabet", "multiple_choice", choices, "acc"),
-        ("hellaswag", "multiple_choice", choices, "acc_norm"),
-        ("says", "generate_until", "", "exact_match"),
-    ):
-        text = TASK.format(name=name, data=data, kind=kind, choices=extra, metric=metric)
-        (folder / f"{name}.yaml").write_text(text)
-    return folder
+    return write_definitions(tmp_path)
 
 
 def config(**changes: Any) -> DownstreamConfig:

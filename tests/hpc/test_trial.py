@@ -1,0 +1,172 @@
+"""One trial in a process of its own: signals, kills in the middle of its evaluation, and a task that fails."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import pytest
+from lm_eval_tasks import write_definitions
+from programs import PROGRAM
+
+from asiarch.hpc.config import freeze, load_config
+from asiarch.hpc.data import prepare
+from asiarch.hpc.layout import RunLayout, TrialLayout
+from asiarch.models.baselines import baseline_path
+from campaigns import CAMPAIGN, environment
+
+pytestmark = pytest.mark.slow
+
+RUN_TRIAL = """
+import sys
+from asiarch.hpc.trial import TrialTask
+print("outcome:", TrialTask(sys.argv[1], 0, 0, 0, attempt="0", slots=None, warm=None)(), flush=True)
+"""
+SHORT = "tasks: [mqar, s3]"
+# the checker never sees a batch of this shape, mqar does
+FAILS_IN_MQAR = PROGRAM.format(
+    output="self.proj(hidden_states) / (1 // (hidden_states.shape[:2] != (8, 16)))"
+)
+
+
+def make_run(folder: Path, *changes: tuple[str, str], program: str | None = None) -> Path:
+    """A campaign's folder with its text prepared and one candidate, as the head leaves it to a trial."""
+    definitions = write_definitions(folder)
+    downstream = f"downstream: {{tasks: [alphabet], definitions: {definitions}, copies: {folder}}}"
+    text = CAMPAIGN.replace(SHORT, f"{SHORT}\n  {downstream}")
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    (folder / "c.yaml").write_text(text)
+    config = load_config(folder / "c.yaml")
+    run = RunLayout(folder / "run")
+    run.candidate(0).mkdir(parents=True)
+    run.config.write_text(freeze(config))
+    run.program(0).write_text(program or baseline_path("delta_net").read_text())
+    prepare(config.data.train, run.dataset(config), seed=config.seed)
+    return run.root
+
+
+def start(run: Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN_TRIAL, str(run)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=run,
+        env=environment(),
+    )
+
+
+def layout(run: Path) -> TrialLayout:
+    return RunLayout(run).trial(0, 0, 0)
+
+
+def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def has_trained(run: Path) -> bool:
+    try:
+        progress = json.loads(layout(run).progress.read_text())
+    except FileNotFoundError:
+        return False
+    return bool(progress["phase"] == "training" and progress["step"] >= 4)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_leaves_a_checkpoint_within_the_grace_period(tmp_path: Path, number: signal.Signals) -> None:
+    run = make_run(
+        tmp_path, ("tokens: 24_576", "tokens: 100_000_000"), ("checkpoint_every: 1s", "checkpoint_every: 1h")
+    )
+    first = start(run)
+    wait_until(lambda: has_trained(run), first)
+    began = time.monotonic()
+    first.send_signal(number)
+    output, _ = first.communicate(timeout=60)
+    assert time.monotonic() - began < 30
+    assert first.returncode == 0, output
+    assert output.endswith("outcome: stopped\n")
+    assert list(layout(run).checkpoint.iterdir())
+    reached = json.loads(layout(run).progress.read_text())["step"]
+    second = start(run)
+    assert second.stdout is not None
+    line = next(line for line in second.stdout if " training step=" in line)
+    second.kill()
+    second.communicate()
+    assert int(line.split("step=")[1].split("/")[0]) > reached
+
+
+def numbers(run: Path) -> dict[str, float]:
+    with h5py.File(layout(run).result) as file:
+        found = {
+            f"{split}/{name}": file[f"{split}/{name}"][-1]
+            for split in ("validation", "test")
+            for name in file[split]
+        }
+        for task in file["eval"]:
+            found |= {f"{task}/{name}": file[f"eval/{task}/{name}"][()] for name in file[f"eval/{task}"]}
+        return found
+
+
+def test_evaluation_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+    (tmp_path / "quiet").mkdir()
+    (tmp_path / "killed").mkdir()
+    quiet, killed = make_run(tmp_path / "quiet"), make_run(tmp_path / "killed")
+    undisturbed = start(quiet)
+    assert undisturbed.communicate(timeout=300)[0].endswith("outcome: finished\n")
+    first = start(killed)
+    parts = layout(killed).evaluation
+    # the benchmark that follows takes seconds to import
+    wait_until((parts / "s3.json").exists, first)
+    first.kill()
+    first.communicate()
+    assert not layout(killed).result.exists()
+    before = {path.name: path.stat().st_ino for path in parts.iterdir()}
+    second = start(killed)
+    output, _ = second.communicate(timeout=300)
+    assert output.endswith("outcome: finished\n"), output
+    assert {name: (parts / name).stat().st_ino for name in before} == before
+    assert set(before) == {"validation.json", "test.json", "mqar.json", "s3.json"}
+    assert " training step=" not in output
+    assert numbers(killed) == numbers(quiet)
+    found = numbers(quiet)
+    assert found["alphabet/n"] == 13
+    assert 0 < found["alphabet/standard_error"] < 0.2
+    assert found["validation/windows"] == 16
+    # English and Python by bytes, hardly trained: between 8 bits and what gzip does
+    assert 2 < found["validation/bits_per_byte"] < 8
+    assert 0 < found["validation/standard_error"] < found["validation/loss"]
+
+
+def test_a_failed_task_is_a_failed_task_and_no_zero(tmp_path: Path) -> None:
+    run = make_run(tmp_path, program=FAILS_IN_MQAR)
+    trial = start(run)
+    output, _ = trial.communicate(timeout=300)
+    assert trial.returncode == 1
+    failure = json.loads(layout(run).failure.read_text())
+    assert failure["cause"] == "candidate_code"
+    assert failure["detail"].startswith("PartFailedError: mqar: ZeroDivisionError")
+    assert "trial failed: cause=candidate_code rank=0 PartFailedError: mqar" in output
+    assert not layout(run).result.exists()
+    # what could be measured is kept, beside the trained model
+    assert {path.stem for path in layout(run).evaluation.iterdir()} == {
+        "validation",
+        "test",
+        "s3",
+        "alphabet",
+    }
+    assert list(layout(run).checkpoint.iterdir())
+    os.remove(layout(run).failure)
+    again, _ = start(run).communicate(timeout=300)
+    assert "s3 step=" not in again
+    assert "mqar: ZeroDivisionError" in again
