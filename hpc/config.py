@@ -86,6 +86,7 @@ class TrainingConfig(Section):
     zero_stage: Annotated[int, BeforeValidator(number), Field(ge=0, le=3)]
     micro_batch_tokens: Count
     activation_checkpointing: bool
+    compile: bool
     schedule: Literal["cosine", "wsd"]
     learning_rate: Positive
     min_learning_rate_ratio: Share
@@ -117,6 +118,10 @@ class TrainingConfig(Section):
         if self.micro_batch_tokens < self.length:
             raise ValueError(
                 f"micro_batch_tokens {self.micro_batch_tokens} is less than one text of length {self.length}"
+            )
+        if self.compile and self.zero_stage == 3:
+            raise ValueError(
+                "compile does not go with zero_stage 3, which exchanges parameters in the middle of the model"
             )
         if self.schedule == "wsd" and self.warmup + self.decay > 1:
             raise ValueError(
@@ -339,7 +344,8 @@ def freeze(config: CampaignConfig) -> str:
 def config_hash(config: CampaignConfig) -> str:
     """SHA-256 of what determines a trial's numbers: not of names, places, budgets or limits."""
     parts = {"seed", "data", "model", "training", "rungs", "evaluation"}
-    places = {"threads", "log_every", "checkpoint_every", "micro_batch_tokens", "activation_checkpointing"}
+    places = {"threads", "log_every", "checkpoint_every"}
+    places |= {"micro_batch_tokens", "activation_checkpointing", "compile"}
     values = config.model_dump(mode="json", include=parts)
     for place in ("copies", "batch_size"):
         del values["evaluation"]["downstream"][place]

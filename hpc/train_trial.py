@@ -103,6 +103,7 @@ class TrialRun:
     def measure(self, began: float) -> TrialRecord:
         """Train, evaluate, and give all that was measured."""
         language, progress = self.train_language_model()
+        torch.compiler.set_stance("force_eager")  # evaluation has shapes of its own, each used little
         parts = Parts(self.layout.evaluation, self.ranks)
         held_out = {
             split: parts.measure(split, partial(self.held_out, language, split))
@@ -199,6 +200,7 @@ class TrialRun:
                 "schedule": "cosine",
                 "min_learning_rate_ratio": 0.0,
                 "warmup": 0.1,
+                "compile": False,  # no task trains for long enough
                 "micro_batch_tokens": max(sizes.length, self.config.training.micro_batch_tokens),
             }
         )

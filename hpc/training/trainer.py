@@ -122,6 +122,8 @@ class Trainer:
         first_row = [torch.from_numpy(part[:1]).to(self._device) for part in batches[0]]
         self._flops_per_step = self._rows * flops_per_row(model, *first_row)
         self._peak_flops = peak_flops(self._device)
+        if config.compile:
+            model.compile()
         state = self._newest()
         torch.manual_seed(seed + 1_000_003 * ranks.rank)
         self.engine = Engine(

@@ -66,6 +66,30 @@ def never() -> bool:
     return False
 
 
+@pytest.mark.slow
+def test_compiled_training_gives_the_losses_of_eager_training_and_resumes(
+    training: TrainingConfig, tmp_path: Path
+) -> None:
+    class Plain(Model):
+        def forward(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            hidden = self.table[inputs] * self.gain  # dropout draws other numbers when it is compiled
+            return torch.nn.functional.cross_entropy(hidden.flatten(0, 1), targets.flatten())
+
+    compiling = training.model_copy(update={"compile": True})
+    eager = trainer(training, tmp_path / "eager", Plain())
+    eager.train(16, lambda _: None, never)
+    compiled = trainer(compiling, tmp_path / "compiled", Plain())
+    compiled.train(16, lambda _: None, never)
+    assert compiled.model._compiled_call_impl is not None
+    assert eager.model._compiled_call_impl is None
+    assert compiled.progress.curves.loss == pytest.approx(eager.progress.curves.loss, rel=1e-5)
+    part = trainer(compiling, tmp_path / "parts", Plain())
+    assert not part.train(16, lambda _: None, lambda: part.progress.step >= 7)
+    last = trainer(compiling, tmp_path / "parts", Plain())
+    assert last.train(16, lambda _: None, never)
+    assert exact(last.progress.curves) == exact(compiled.progress.curves)
+
+
 @pytest.mark.parametrize("stops", [[4], [7, 13], [1, 2, 3, 8, 12, 13, 27, 28, 32, 39]], ids=str)
 def test_stopped_and_resumed_training_gives_the_same_numbers(
     training: TrainingConfig, tmp_path: Path, stops: list[int]
