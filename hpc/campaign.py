@@ -4,13 +4,14 @@ Every action first leaves its files, then its journal line. A head that is kille
 files, or repeats an action that is safe to repeat; see `Jobs` for submissions.
 """
 
+import math
 import os
 import shutil
 import signal
 import socket
 import time
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 from asiarch.agents.proposer import NothingNew
 from asiarch.hpc.check import run_check
@@ -18,9 +19,10 @@ from asiarch.hpc.config import CampaignConfig
 from asiarch.hpc.data import open_dataset
 from asiarch.hpc.failures import RETRIED, Implausible, read_failure
 from asiarch.hpc.head_log import HeadLog
-from asiarch.hpc.jobs import Jobs, TrialId
+from asiarch.hpc.jobs import End, Jobs, SubmissionRefusedError, TrialId
 from asiarch.hpc.journal import Journal, read_journal
 from asiarch.hpc.layout import RunLayout
+from asiarch.hpc.local_jobs import LocalJobs
 from asiarch.hpc.plausibility import look_for_implausible_loss
 from asiarch.hpc.progress import read_progress
 from asiarch.hpc.proposals import ProposalStore
@@ -36,6 +38,7 @@ from asiarch.hpc.schedule import (
     StopEarly,
     Submit,
 )
+from asiarch.hpc.slurm_jobs import SlurmJobs
 from asiarch.hpc.standings import current_ranking
 from asiarch.hpc.state import CampaignState, Candidate, Trial
 from asiarch.hpc.warm import WarmProcess
@@ -46,8 +49,10 @@ from asiarch.results.record import TrialRecord
 from asiarch.results.schema import read_trial
 from asiarch.results.trial import BadResult, TrialKey
 
-POLL_S = 0.2
-STOP_PATIENCE_S = 30.0
+POLL_S = {"local": 0.2, "slurm": 1.0}
+REFUSED_WAIT_S = 10.0  # until a submission that was refused is tried again, ever longer
+LONGEST_WAIT_S = 600.0
+NODE_MAY_FAIL = 2  # times, before trials stay away from it
 
 
 class Head:
@@ -62,7 +67,13 @@ class Head:
         self._scheduler = Scheduler(config)
         self._proposals = ProposalStore(run, config)
         self._warm = WarmProcess(run.root / "slurm" / "warm.log") if config.executor == "local" else None
-        self._jobs = Jobs(run, config, self._warm.address if self._warm else None)
+        self._jobs: Jobs = (
+            SlurmJobs(run, config) if self._warm is None else LocalJobs(run, config, self._warm.address)
+        )
+        for trial in self._under_way():
+            self._jobs.adopt(trial, self._trial(trial).job)
+        self._refusals = 0
+        self._submit_after = 0.0
         self._stop_reason = ""
 
     def work(self) -> bool:
@@ -76,7 +87,7 @@ class Head:
         try:
             while not self.state.finished and not self._stop_reason:
                 if not self._step():
-                    time.sleep(POLL_S)
+                    time.sleep(POLL_S[self._config.executor])
         except BaseException as error:
             self._leave(f"{type(error).__name__}: {error}")
             raise
@@ -88,45 +99,64 @@ class Head:
         self._need_reference()
         collected = self._collect()
         action = self._scheduler.next_action(self.state)
+        if isinstance(action, Submit) and time.monotonic() < self._submit_after:
+            action = None
         if action is not None:
             self._act(action)
         self._log.show_running(self.state, self._run)
         return collected or action is not None
 
+    def _under_way(self) -> list[TrialId]:
+        return [
+            (candidate.id, rung, seed)
+            for candidate in self.state.unsettled
+            for (rung, seed), trial in candidate.trials.items()
+            if trial.status == "submitted"
+        ]
+
+    def _trial(self, key: TrialId) -> Trial:
+        return self.state.candidates[key[0]].trials[key[1:]]
+
     # -- what trials left behind -------------------------------------------------------------------------
 
     def _collect(self) -> bool:
         found = False
-        for candidate in self.state.unsettled:
-            for (rung, seed), trial in list(candidate.trials.items()):
-                if trial.status == "submitted":
-                    found |= self._collect_trial((candidate.id, rung, seed), trial)
+        for key in self._under_way():
+            found |= self._collect_trial(key)
         return found
 
-    def _collect_trial(self, key: TrialId, trial: Trial) -> bool:
+    def _collect_trial(self, key: TrialId) -> bool:
         layout = self._run.trial(*key)
         # asked before the files are: a trial that ends in between is seen with its files at the next look
-        alive = self._jobs.alive(key)
-        started = self._note_start(key, trial)
+        end = self._jobs.end(key)
+        started = self._note_start(key)
         if layout.result.exists():
             if not self._reference_is_settled(key):
                 return started  # what is plausible is not known yet
-            self._take_result(key, trial)
+            self._take_result(key)
         elif (failure := read_failure(layout.failure)) is not None:
-            self._take_failure(key, trial, *failure)
-        elif not alive:
-            self._take_failure(key, trial, "killed", "the process is gone and left no result")
-        elif self._over_time(key):
+            self._take_failure(key, End(*failure, own_fault=True))
+        elif end is not None:
+            self._take_failure(key, end)
+        elif self._silent_for(key, "started") > self._config.trial.timeout:
             self._jobs.stop([key], patience_s=1.0)
-            self._take_failure(key, trial, "time_limit", f"not done after {self._config.trial.timeout} s")
-        elif self._without_progress(key):
+            self._take_failure(key, End("time_limit", f"not done after {self._config.trial.timeout} s", True))
+        elif self._silent_for(key, "updated") > (self._config.watchdog.no_progress or math.inf):
             self._jobs.stop([key], patience_s=1.0)
-            self._take_failure(
-                key, trial, "no_progress", f"no sign of life for {self._config.watchdog.no_progress} s"
-            )
+            silence = f"no sign of life for {self._config.watchdog.no_progress} s"
+            self._take_failure(key, End("no_progress", silence, True))
         else:
             return started
         return True
+
+    def _silent_for(self, key: TrialId, since: Literal["started", "updated"]) -> float:
+        """Seconds since the trial started, or last wrote of itself; 0 while it is not at work."""
+        progress = read_progress(self._run.trial(*key).progress)
+        running_since = self._jobs.running_since(key)
+        if progress is None or running_since is None:
+            return 0.0
+        # what a run before this one wrote does not count
+        return time.time() - max(getattr(progress, since), running_since)
 
     def _reference_is_settled(self, key: TrialId) -> bool:
         reference = self.state.candidates[0].trials.get(key[1:])
@@ -135,23 +165,14 @@ class Head:
     def _is_known(self, candidate: int) -> bool:
         return candidate < len(self._config.baselines)
 
-    def _without_progress(self, key: TrialId) -> bool:
-        allowed = self._config.watchdog.no_progress
-        progress = read_progress(self._run.trial(*key).progress)
-        return allowed is not None and progress is not None and time.time() - progress.updated > allowed
-
-    def _note_start(self, key: TrialId, trial: Trial) -> bool:
-        progress = None if trial.host else read_progress(self._run.trial(*key).progress)
+    def _note_start(self, key: TrialId) -> bool:
+        progress = None if self._trial(key).host else read_progress(self._run.trial(*key).progress)
         if progress is None:
             return False
         self._record("trial_started", **_names(key), host=progress.host, pid=progress.pid)
         return True
 
-    def _over_time(self, key: TrialId) -> bool:
-        progress = read_progress(self._run.trial(*key).progress)
-        return progress is not None and time.time() - progress.started > self._config.trial.timeout
-
-    def _take_result(self, key: TrialId, trial: Trial) -> None:
+    def _take_result(self, key: TrialId) -> None:
         path = self._run.trial(*key).result
         try:
             record = read_trial(path)
@@ -160,10 +181,10 @@ class Head:
             summary = record.summary()
             self._look_for_leak(record)
         except BadResult as error:
-            self._take_failure(key, trial, "bad_result", error.reason)
+            self._take_failure(key, End("bad_result", error.reason, own_fault=True))
             return
         except Implausible as error:
-            self._take_failure(key, trial, error.cause, f"Implausible: {error}")
+            self._take_failure(key, End(error.cause, f"Implausible: {error}", own_fault=True))
             return
         seconds = {
             "elapsed": record.elapsed_s,
@@ -189,15 +210,17 @@ class Head:
                 training.warmup_steps,
             )
 
-    def _take_failure(self, key: TrialId, trial: Trial, cause: str, detail: str) -> None:
-        # a trial of a head before this one was stopped with it, most likely: not its own fault
-        counts = 1 if self._jobs.known(key) else 0
-        again = cause in RETRIED and trial.restarts + counts <= self._config.trial.max_restarts
-        if again:
+    def _take_failure(self, key: TrialId, end: End) -> None:
+        trial, progress = self._trial(key), read_progress(self._run.trial(*key).progress)
+        reached = "" if progress is None else f"{progress.phase} {progress.step}"
+        # what is interrupted again and again at the same place would be so for ever
+        counts = int(end.own_fault or (end.cause == "interrupted" and reached == trial.reached))
+        names = {**_names(key), "cause": end.cause, "detail": end.detail}
+        if end.cause in RETRIED and trial.restarts + counts <= self._config.trial.max_restarts:
             self._set_aside(key)
-            self._record("trial_interrupted", **_names(key), cause=cause, detail=detail, counts=counts)
+            self._record("trial_interrupted", **names, counts=counts, reached=reached, node=end.node)
         else:
-            self._record("trial_failed", **_names(key), cause=cause, detail=detail)
+            self._record("trial_failed", **names)
             self._after_trial(key[0])
 
     def _set_aside(self, key: TrialId) -> None:
@@ -238,9 +261,8 @@ class Head:
                 self._propose(action)
             case CheckProgram(candidate):
                 self._check(candidate)
-            case Submit(candidate, rung, seeds):
-                jobs = self._jobs.submit(candidate, rung, seeds)
-                self._record("submitted", candidate=candidate, rung=rung, seeds=list(seeds), jobs=jobs)
+            case Submit():
+                self._submit(action)
             case Promote(candidate, rung):
                 self._record("promoted", candidate=candidate, rung=rung)
             case StopEarly(candidate, rung, reason):
@@ -250,6 +272,21 @@ class Head:
                 self._record("budget_reached", reason=reason)
             case Finish():
                 self._record("campaign_finished")
+
+    def _submit(self, action: Submit) -> None:
+        candidate, rung, seeds = action.candidate, action.rung, action.seeds
+        attempt = self.state.candidates[candidate].submissions[rung]
+        exclude = [node for node, times in self.state.node_failures.items() if times >= NODE_MAY_FAIL]
+        try:
+            jobs = self._jobs.submit(candidate, rung, seeds, attempt, sorted(exclude))
+        except SubmissionRefusedError as error:
+            wait_s = min(LONGEST_WAIT_S, REFUSED_WAIT_S * 2**self._refusals)
+            self._refusals += 1
+            self._submit_after = time.monotonic() + wait_s
+            self._log.refused_submission(candidate, str(error), wait_s)
+            return
+        self._refusals = 0
+        self._record("submitted", candidate=candidate, rung=rung, seeds=list(seeds), jobs=jobs)
 
     def _propose(self, action: Propose) -> None:
         try:
@@ -312,19 +349,11 @@ class Head:
         if self._stop_reason:
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # a third Ctrl-C ends the head at once
         self._stop_reason = signal.Signals(number).name
-        self._log.stopping(self._stop_reason)
+        local = self._config.executor == "local"
+        self._log.stopping(self._stop_reason, "write a checkpoint and stop" if local else "go on")
 
     def _leave(self, reason: str) -> None:
-        if self._config.executor == "local":
-            self._jobs.stop(
-                [
-                    (candidate.id, rung, seed)
-                    for candidate in self.state.unsettled
-                    for (rung, seed), trial in candidate.trials.items()
-                    if trial.status == "submitted"
-                ],
-                STOP_PATIENCE_S,
-            )
+        self._jobs.leave(self._under_way())
         publish_results(self._run, self.state)
         self._record("head_stopped", reason=reason)
         if self._warm is not None:

@@ -12,6 +12,10 @@ Causes:
     killed           the process is gone and left nothing: killed, out of host memory, a lost machine
     rank_lost        another process of the same trial died or did not answer
     no_progress      no sign of life for longer than the configuration allows
+    interrupted      the job was asked to stop, or met its time limit, and goes on from its checkpoint
+    preempted        Slurm took the nodes for another job
+    node_failure     Slurm lost the node
+    cancelled        somebody cancelled the job
     time_limit       the trial was not done in the time that it is given
     training_error   any other exception while training
 """
@@ -35,12 +39,19 @@ Cause = Literal[
     "killed",
     "rank_lost",
     "no_progress",
+    "interrupted",
+    "preempted",
+    "node_failure",
+    "cancelled",
     "time_limit",
     "training_error",
 ]
 
 # what a second try may mend: the rest would only happen again
-RETRIED: frozenset[str] = frozenset({"environment", "killed", "rank_lost", "no_progress", "bad_result"})
+RETRIED: frozenset[str] = frozenset(
+    {"environment", "killed", "rank_lost", "no_progress", "bad_result"}
+    | {"interrupted", "preempted", "node_failure"}
+)
 
 
 class Stopping(Exception):
@@ -106,7 +117,7 @@ def _passes_through(error: BaseException, program: Path) -> bool:
     return False
 
 
-def read_failure(path: Path) -> tuple[str, str] | None:
+def read_failure(path: Path) -> tuple[Cause, str] | None:
     """(cause, detail) of a trial's failure record; None where there is none that can be read."""
     try:
         record = json.loads(path.read_bytes()[:100_000])
@@ -114,5 +125,5 @@ def read_failure(path: Path) -> tuple[str, str] | None:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     # the process that wrote this ran a program that nobody has read: its words reach terminals and logs
-    known = cause if cause in get_args(Cause) else "training_error"
+    known: Cause = cause if cause in get_args(Cause) else "training_error"
     return known, "".join(letter if letter.isprintable() else " " for letter in detail)

@@ -1,5 +1,6 @@
 """What the head says while it works: one line an event, and in a terminal a bar below them."""
 
+from datetime import datetime, timezone
 from typing import Any
 
 from rich.console import Console
@@ -69,9 +70,15 @@ class HeadLog:
         settled = sum(candidate.settled for candidate in state.candidates.values())
         self._bar.update(self._task, completed=settled, running=running_trials(state, run))
 
-    def stopping(self, reason: str) -> None:
-        """Say that a signal was taken, and what it does."""
-        self._console.print(f"{reason}: running trials write a checkpoint and stop; this takes a few seconds")
+    def refused_submission(self, candidate: int, reason: str, wait_s: float) -> None:
+        """One line for a job that could not be submitted now."""
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")[:19]
+        text = f"refused_submission again_in_s={wait_s:.0f} reason={_plain(reason)}"
+        self._console.print(f"{now}Z {candidate:04d} {text}", markup=False)
+
+    def stopping(self, reason: str, consequence: str) -> None:
+        """Say that a signal was taken, and what it does to running trials."""
+        self._console.print(f"{reason}: the head stops, running trials {consequence}")
 
     def close(self) -> None:
         """Take the bar away."""

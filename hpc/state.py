@@ -3,6 +3,7 @@
 The state is a pure function of the events, in their order; nothing else goes into it.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -29,6 +30,7 @@ class Trial:
     seconds: dict[str, float] = field(default_factory=dict)
     cause: str = ""
     detail: str = ""
+    reached: str = ""  # how far it had come when it was last interrupted
 
     @property
     def settled(self) -> bool:
@@ -48,6 +50,7 @@ class Candidate:
     status: CandidateStatus = "proposed"
     rung: int = 0
     trials: dict[Slot, Trial] = field(default_factory=dict)
+    submissions: Counter[int] = field(default_factory=Counter)  # by rung
     reason: str = ""
 
     @property
@@ -80,6 +83,7 @@ class CampaignState:
     seeds: tuple[int, ...] = ()
     last_rung: int = 0
     candidates: dict[int, Candidate] = field(default_factory=dict)
+    node_failures: Counter[str] = field(default_factory=Counter)
     finished: bool = False
     proposing_ended: str = ""
     head: dict[str, Any] | None = None
@@ -163,11 +167,13 @@ class CampaignState:
         candidate.reason = event["reason"]
 
     def _on_submitted(self, event: Event) -> None:
-        trials = self.candidates[event["candidate"]].trials
+        candidate = self.candidates[event["candidate"]]
+        candidate.submissions[event["rung"]] += 1
+        trials = candidate.trials
         for seed, job in zip(event["seeds"], event["jobs"], strict=True):
             known = trials.get((event["rung"], seed))
-            restarts = 0 if known is None else known.restarts
-            trials[event["rung"], seed] = Trial("submitted", job, restarts)
+            restarts, reached = (0, "") if known is None else (known.restarts, known.reached)
+            trials[event["rung"], seed] = Trial("submitted", job, restarts, reached=reached)
 
     def _trial(self, event: Event) -> Trial:
         return self.candidates[event["candidate"]].trials[event["rung"], event["seed"]]
@@ -186,6 +192,9 @@ class CampaignState:
         trial = self._trial(event)
         trial.status = "interrupted"
         trial.restarts += event["counts"]
+        trial.reached = event["reached"]
+        if event["cause"] == "node_failure" and event["node"]:
+            self.node_failures[event["node"]] += 1
         trial.cause, trial.detail = event["cause"], event["detail"]
 
     def _on_trial_failed(self, event: Event) -> None:

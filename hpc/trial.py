@@ -80,7 +80,9 @@ class TrialTask:
     @property
     def meeting(self) -> Meeting:
         """Where the ranks of this attempt meet."""
-        return Meeting.of(self.layout.root, self.attempt)
+        # a job that Slurm requeues is the same submission, started again
+        again = os.environ.get("SLURM_RESTART_COUNT", "0")
+        return Meeting.of(self.layout.root, f"{self.attempt}-{again}")
 
     def _lead(self, ranks: Ranks, stop: "StopSignal") -> str:
         """Rank 0: train once the trial's lock and a slot are held."""

@@ -97,7 +97,7 @@ class Simulation:
         names = {"candidate": candidate, "rung": rung, "seed": seed}
         number = np.random.default_rng(key)
         if self.order.random() < 0.1:
-            self.write("trial_interrupted", **names, cause="killed", detail="", counts=1)
+            self.write("trial_interrupted", **names, cause="killed", detail="", counts=1, reached="", node="")
         elif candidate == 6:
             self.write("trial_failed", **names, cause="diverged", detail="nan")
         else:
