@@ -5,8 +5,9 @@ BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PACKAGES  := hpc agents results models kernels
 DEMO_RUN  := runs/demo
+CLUSTER   := /tmp/asiarch-dev-cluster
 
-.PHONY: install demo test test-fast lint format typecheck clean
+.PHONY: install demo demo-slurm test test-fast lint format typecheck clean
 
 install: $(INSTALLED)
 
@@ -21,6 +22,13 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 
 demo: install
 	$(BIN)/asiarch-hpc run campaigns/demo.yaml --run $(DEMO_RUN)
+
+# the same campaign as jobs of a real Slurm on this machine
+demo-slurm: install
+	slurm/dev-cluster.sh start
+	. $(CLUSTER)/env && sbatch --wait --time=1:00:00 slurm/campaign.sh campaigns/demo.yaml --run $(DEMO_RUN)-slurm \
+	  --set executor=slurm --set search.in_flight=4
+	$(BIN)/asiarch-hpc ranking --run $(DEMO_RUN)-slurm
 
 test: lint typecheck
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile

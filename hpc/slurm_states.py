@@ -127,7 +127,7 @@ class SlurmStates:
                 ]
             )
             for job, word, code, node in _rows(accounting or "", 4):
-                if job in wanted:
+                if job in missing:
                     # "CANCELLED by 1000" names who it was
                     found[job] = _state(word.split(" ")[0], "", node, code)
         return found

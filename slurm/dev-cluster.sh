@@ -211,7 +211,7 @@ start() {
   start_daemon slurmctld
   local node
   for node in $(node_names); do start_daemon "$node"; done
-  await 60 nodes nodes_are_up
+  await 60 "answer of all nodes ($(timeout 10 sinfo -h -N -p low -o '%N %T %E' | tr '\n' ';'))" nodes_are_up
   say "up after $SECONDS s: . $STATE/env"
 }
 
