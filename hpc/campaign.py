@@ -41,6 +41,7 @@ from asiarch.hpc.schedule import (
 from asiarch.hpc.slurm_jobs import SlurmJobs
 from asiarch.hpc.standings import current_ranking
 from asiarch.hpc.state import CampaignState, Candidate, Trial
+from asiarch.hpc.stop_request import StopRequest, clear_stop_request, read_stop_request
 from asiarch.hpc.warm import WarmProcess
 from asiarch.models.check.settings import CheckSettings
 from asiarch.models.errors import UserError
@@ -52,6 +53,7 @@ from asiarch.results.trial import BadResult, TrialKey
 POLL_S = {"local": 0.2, "slurm": 1.0}
 REFUSED_WAIT_S = 10.0  # until a submission that was refused is tried again, ever longer
 LONGEST_WAIT_S = 600.0
+STOP_PATIENCE_S = 30.0
 NODE_MAY_FAIL = 2  # times, before trials stay away from it
 
 
@@ -83,6 +85,7 @@ class Head:
             UserError: the reference baseline failed, so nothing can be compared.
         """
         self._listen()
+        clear_stop_request(self._run)
         self._record("head_started", pid=os.getpid(), host=socket.gethostname())
         try:
             while not self.state.finished and not self._stop_reason:
@@ -98,6 +101,9 @@ class Head:
         """Do what can be done now; False where there was nothing."""
         self._need_reference()
         collected = self._collect()
+        if (request := read_stop_request(self._run)) is not None:
+            self._heed(request)
+            return collected
         action = self._scheduler.next_action(self.state)
         if isinstance(action, Submit) and time.monotonic() < self._submit_after:
             action = None
@@ -105,6 +111,14 @@ class Head:
             self._act(action)
         self._log.show_running(self.state, self._run)
         return collected or action is not None
+
+    def _heed(self, request: StopRequest) -> None:
+        """Begin nothing new; stop when nothing is under way, or at once."""
+        if request == "now":
+            self._jobs.stop(self._under_way(), STOP_PATIENCE_S)
+        if request == "now" or not self._under_way():
+            self._stop_reason = f"stop requested ({request})"
+            clear_stop_request(self._run)
 
     def _under_way(self) -> list[TrialId]:
         return [

@@ -24,6 +24,15 @@ class RunLayout:
         return self.root / "data" if given is None else given
 
     @property
+    def code(self) -> Path:
+        """The copy of the code that the campaign runs; a folder for PYTHONPATH."""
+        return self.root / "code"
+
+    @property
+    def stop_request(self) -> Path:
+        return self.root / "stop-request"
+
+    @property
     def slots(self) -> Path:
         return self.root / "slots"
 

@@ -134,7 +134,8 @@ InactiveLimit=0
 KillWait=5
 MinJobAge=300
 MessageTimeout=20
-UnkillableStepTimeout=20
+# a step whose end the controller was away for takes its time to report
+UnkillableStepTimeout=180
 SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=1,bf_interval=1,bf_continue,batch_sched_delay=0,default_queue_depth=1000
 PriorityType=priority/multifactor
@@ -181,7 +182,7 @@ CONF
 
 sql() { mariadb --no-defaults -uroot -S "$STATE/run/mysql.sock" -e "$1"; }
 is_open() { (exec 3<>"/dev/tcp/127.0.0.1/$1"); }
-nodes_are_up() { [ "$(sinfo -h -N -p low -o %T | grep -c -E '^(idle|mixed|allocated)$')" -ge "$NODES" ]; }
+nodes_are_up() { [ "$(sinfo -h -N -p low -o %T | grep -c -E '^(idle|mixed|allocated|completing)$')" -ge "$NODES" ]; }
 
 # -- commands --------------------------------------------------------------------------------------------------------
 

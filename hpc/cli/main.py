@@ -15,6 +15,7 @@ COMMANDS = {
     "ranking": "ranking",
     "show": "show",
     "logs": "logs",
+    "stop": "stop",
     "check": "check",
     "data": "data",
 }

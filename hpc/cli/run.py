@@ -8,6 +8,7 @@ import click
 from asiarch.hpc.cli.options import run_option
 from asiarch.hpc.code_version import code_version
 from asiarch.hpc.config import CampaignConfig, config_hash, freeze, load_config, load_frozen
+from asiarch.hpc.frozen_code import use_frozen_code
 from asiarch.hpc.layout import RunLayout, find_run
 from asiarch.models.errors import UserError
 from asiarch.results.files import atomic_write_text
@@ -29,6 +30,7 @@ def run(config: Path | None, run_dir: Path | None, overrides: tuple[str, ...]) -
     # no child of ours may find the checkout's folders under their bare names
     os.environ["PYTHONSAFEPATH"] = "1"
     os.chdir(layout.root)
+    use_frozen_code(layout, ["run", "--run", str(layout.root)])
     finished = _work(layout, settings)
     again = f"asiarch-hpc run --run {layout.root}"
     if finished:

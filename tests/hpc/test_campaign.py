@@ -11,14 +11,17 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from programs import PROGRAM
 
 from asiarch.hpc.cli.main import main
+from asiarch.hpc.code_version import code_version
 from asiarch.hpc.journal import read_journal
 from asiarch.hpc.locks import is_locked
+from asiarch.hpc.state import CampaignState
 from campaigns import CAMPAIGN, command, environment, numbers, run_to_the_end, write_campaign
 
 pytestmark = pytest.mark.slow
@@ -301,6 +304,59 @@ def wait_for_training(run_dir: Path) -> dict[Path, int]:
         assert time.monotonic() < deadline, "no trial trained"
         time.sleep(0.02)
     return found
+
+
+def asked_to_stop(run_dir: Path, *options: str) -> str:
+    """What `asiarch-hpc stop` says."""
+    result = CliRunner().invoke(main, ["stop", *options, "--run", str(run_dir)])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_stop_lets_trials_end_or_cuts_them_short_and_loses_nothing(undisturbed: Path, tmp_path: Path) -> None:
+    config, run_dir = write_campaign(tmp_path), tmp_path / "run"
+    head = subprocess.Popen(command(config, run_dir), stdout=subprocess.PIPE, text=True, env=environment())
+    wait_for_training(run_dir)
+    assert "nothing new is begun" in asked_to_stop(run_dir)
+    output, _ = head.communicate(timeout=200)
+    assert head.returncode == 3, output
+    before = CampaignState.replay(read_journal(run_dir))
+    assert before.stop_reason == "stop requested (drain)"
+    trials = [trial for candidate in before.candidates.values() for trial in candidate.trials.values()]
+    assert trials
+    assert all(trial.status == "finished" for trial in trials)
+    head = subprocess.Popen(command(config, run_dir), stdout=subprocess.PIPE, text=True, env=environment())
+    wait_for_training(run_dir)
+    began = time.monotonic()
+    assert asked_to_stop(run_dir, "--now").startswith("stopped; `asiarch-hpc run --run")
+    assert time.monotonic() - began < 40
+    assert head.wait(timeout=30) == 3
+    assert not [lock for lock in run_dir.glob("candidates/*/trials/*/lock") if is_locked(lock)]
+    refused = CliRunner().invoke(main, ["stop", "--run", str(run_dir)])
+    assert refused.exit_code == 2
+    assert "no head is running" in refused.output
+    run_to_the_end(config, run_dir)
+    assert numbers(run_dir) == numbers(undisturbed)
+
+
+def test_a_campaign_goes_on_with_the_code_it_began_with(tmp_path: Path) -> None:
+    """Seen from the other side: the campaign's copy is changed, so the installed code is the one that differs."""
+    small = CAMPAIGN.replace("candidates: 3", "candidates: 1").replace("seeds: 2", "seeds: 1")
+    config, run_dir = write_campaign(tmp_path, small), tmp_path / "run"
+    head = subprocess.Popen(command(config, run_dir), stdout=subprocess.DEVNULL, env=environment())
+    wait_for_training(run_dir)
+    asked_to_stop(run_dir, "--now")
+    assert head.wait(timeout=30) == 3
+    logs = run_dir / "slurm"
+    assert "from the copy" not in "".join(path.read_text() for path in logs.rglob("*_log.out"))
+    for name in ("campaign", "train_trial"):
+        path = run_dir / "code" / "asiarch" / "hpc" / f"{name}.py"
+        path.write_text(path.read_text() + f'print("{name} from the copy", flush=True)\n')
+    assert "campaign from the copy" in run_to_the_end(config, run_dir)
+    warm, trials = (logs / "warm.log").read_text(), sorted(run_dir.glob("candidates/*/trials/*/result.h5"))
+    assert "train_trial from the copy" in warm
+    with h5py.File(trials[-1]) as file:
+        assert file.attrs["code_version"].decode() != code_version()
 
 
 def kill_a_training_trial(run_dir: Path) -> int:

@@ -192,6 +192,21 @@ def test_a_head_before_its_time_limit_hands_over_to_itself(
     assert "running trials go on" in log
 
 
+def test_stop_now_cancels_the_jobs_and_the_same_command_goes_on(
+    cluster: Cluster, undisturbed: dict[str, object], tmp_path: Path
+) -> None:
+    sbatch_head(cluster, tmp_path)
+    run = tmp_path / "run"
+    training(cluster, run)
+    stop = [str(Path(sys.executable).with_name("asiarch-hpc")), "stop", "--now", "--run", str(run)]
+    assert cluster.run(*stop).startswith("stopped; `asiarch-hpc run --run")
+    wait_until(lambda: not cluster.run("squeue", "-h"))
+    assert events(run)["head_stopped"] == 1
+    sbatch_head(cluster, tmp_path)
+    wait_for_the_end(run)
+    assert numbers(run) == undisturbed
+
+
 DYING_HEAD = """
 import os, signal, sys
 import asiarch.hpc.slurm_jobs as jobs
