@@ -16,7 +16,7 @@ from plain import train_plainly
 
 from asiarch.hpc.config import Baseline, preset_values
 from asiarch.hpc.config_evaluation import EvaluationConfig, TaskName
-from asiarch.hpc.evaluation.synthetic import Score, accuracy, synthetic_task
+from asiarch.hpc.evaluation.synthetic import Score, accuracy, synthetic_task, task_model
 from asiarch.hpc.training.learning_rate import cosine
 from asiarch.models.baselines import baseline_path
 from asiarch.models.contract import load_mixer_class
@@ -38,11 +38,12 @@ def trained(baseline: Baseline, task: TaskName, seed: int) -> Score:
     size = ModelConfig(batches.vocabulary, LAYERS, HIDDEN_SIZE, HEADS)
     mixer = load_mixer_class(baseline_path(baseline))
     target = reference_parameters(size, load_mixer_class(baseline_path("delta_net")))
-    model = LanguageModel(size, mixer, match_ffn_width(size, mixer, target).width, seed)
+    language = LanguageModel(size, mixer, match_ffn_width(size, mixer, target).width, seed)
+    model = task_model(task, language, sizes.length, seed)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     rate = cosine(sizes.learning_rate, 0.0, sizes.steps // 10, sizes.steps)
     train_plainly(model, optimizer, batches.__getitem__, rate, range(sizes.steps))
-    return accuracy(model, synthetic_task(task, SETTINGS, 2 * seed + 1), batches=8)
+    return accuracy(model, synthetic_task(task, SETTINGS, 2 * seed + 1, scoring=True), batches=8)
 
 
 def main() -> None:

@@ -117,12 +117,14 @@ def wait_for_the_end(run: Path) -> None:
     )
 
 
-def training(cluster: Cluster, run: Path) -> tuple[str, str, str]:
+def training(cluster: Cluster, run: Path, candidate: str = "*") -> tuple[str, str, str]:
     """Some trial in training: its job, its job's name and its node."""
     found: list[tuple[str, str, str]] = []
 
     def look() -> bool:
-        trained = {path for path in run.glob("candidates/*/trials/*/progress.json") if _step(path) > 10}
+        trained = {
+            path for path in run.glob(f"candidates/{candidate}/trials/*/progress.json") if _step(path) > 10
+        }
         for job, (name, node) in cluster.running().items():
             if trained and "-r" in name and any(f"-{p.parts[-4]}-" in name for p in trained):
                 found.append((job, name, node))
@@ -360,8 +362,7 @@ def test_a_job_that_a_person_cancelled_is_not_tried_again(cluster: Cluster, tmp_
         [*command(config, run), *ON_SLURM], env=cluster.environment, stdout=subprocess.PIPE, text=True
     )
     try:
-        wait_until(lambda: events(run)["trial_finished"] >= 4)  # the reference is done
-        job = training(cluster, run)[0]
+        job = training(cluster, run, candidate="0001")[0]
         cluster.run("scancel", job)
         output, _ = head.communicate(timeout=300)
     finally:
