@@ -17,19 +17,21 @@ from asiarch.hpc.layout import RunLayout
 _START = "import sys; from asiarch.hpc.cli.main import main; sys.exit(main(sys.argv[1:]))"
 
 
-def use_frozen_code(run: RunLayout, arguments: Sequence[str]) -> None:
-    """Make the copy if there is none, and have all children of this process import it.
+def use_frozen_code(run: RunLayout, arguments: Sequence[str], begun: bool) -> None:
+    """Make the copy if the campaign has not begun, and have all children of this process import it.
 
     Where this process runs other code than the copy it is replaced by `asiarch-hpc ARGUMENTS` of the copy.
     """
     own = {package: Path(str(import_module(f"asiarch.{package}").__file__)).parent for package in PACKAGES}
-    if not run.code.exists():
+    is_copy = own["hpc"] == run.code / "asiarch" / "hpc"
+    if not run.code.exists() or not (begun or is_copy):
+        shutil.rmtree(run.code, ignore_errors=True)
         _copy(own, run.code)
     before = os.environ.get("PYTHONPATH", "")
     if str(run.code) not in before.split(os.pathsep):
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(run.code), before]))
     frozen = {package: run.code / "asiarch" / package for package in PACKAGES}
-    if own != frozen and sources_hash(own) != sources_hash(frozen):
+    if not is_copy and sources_hash(own) != sources_hash(frozen):
         sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, "-c", _START, *arguments])
 

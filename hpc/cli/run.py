@@ -1,6 +1,7 @@
 """`asiarch-hpc run`: start a campaign, or go on with one."""
 
 import os
+import shutil
 from pathlib import Path
 
 import click
@@ -9,6 +10,7 @@ from asiarch.hpc.cli.options import run_option
 from asiarch.hpc.code_version import code_version
 from asiarch.hpc.config import CampaignConfig, config_hash, freeze, load_config, load_frozen
 from asiarch.hpc.frozen_code import use_frozen_code
+from asiarch.hpc.journal import head_is_alive, read_journal
 from asiarch.hpc.layout import RunLayout, find_run
 from asiarch.models.errors import UserError
 from asiarch.results.files import atomic_write_text
@@ -30,7 +32,7 @@ def run(config: Path | None, run_dir: Path | None, overrides: tuple[str, ...]) -
     # no child of ours may find the checkout's folders under their bare names
     os.environ["PYTHONSAFEPATH"] = "1"
     os.chdir(layout.root)
-    use_frozen_code(layout, ["run", "--run", str(layout.root)])
+    use_frozen_code(layout, ["run", "--run", str(layout.root)], begun=_has_begun(layout))
     finished = _work(layout, settings)
     again = f"asiarch-hpc run --run {layout.root}"
     if finished:
@@ -38,6 +40,10 @@ def run(config: Path | None, run_dir: Path | None, overrides: tuple[str, ...]) -
     else:
         click.echo(f"stopped; nothing is lost. Go on with: {again}")
         raise SystemExit(3)
+
+
+def _has_begun(layout: RunLayout) -> bool:
+    return bool(read_journal(layout.root)) or head_is_alive(layout.root)
 
 
 def _open_campaign(
@@ -50,7 +56,8 @@ def _open_campaign(
         return layout, load_frozen(layout.config)
     asked = load_config(config, overrides)
     layout = RunLayout((run_dir or Path("runs") / asked.name).resolve())
-    if not layout.config.exists():
+    if not layout.config.exists() or not _has_begun(layout):
+        # a campaign that has not begun takes the settings that it is given last
         layout.root.mkdir(parents=True, exist_ok=True)
         atomic_write_text(layout.config, freeze(asked))
     frozen = load_frozen(layout.config)
@@ -66,13 +73,14 @@ def _work(layout: RunLayout, config: CampaignConfig) -> bool:
     # imported here: a wrong CONFIG should be refused at once
     from asiarch.hpc.campaign import Head
     from asiarch.hpc.head_log import HeadLog
-    from asiarch.hpc.journal import Journal, read_journal
+    from asiarch.hpc.journal import Journal
     from asiarch.hpc.schedule import Scheduler
 
     with Journal(layout.root) as journal:
         started = read_journal(layout.root)
         if started and started[-1]["event"] == "head_stopped" and started[-1]["reason"] == "finished":
             return True
+        _require_slurm(config)
         _prepare_data(layout, config)
         _require_downstream(config)
         if not started:
@@ -86,6 +94,15 @@ def _work(layout: RunLayout, config: CampaignConfig) -> bool:
             )
         log = HeadLog(Scheduler(config).total)
         return Head(layout, config, journal, log).work()
+
+
+def _require_slurm(config: CampaignConfig) -> None:
+    missing = [command for command in ("sbatch", "squeue", "scancel") if shutil.which(command) is None]
+    if config.executor == "slurm" and missing:
+        raise UserError(
+            f"executor is slurm, and {' and '.join(missing)} cannot be found: start on a node of the cluster, or "
+            "set executor: local"
+        )
 
 
 def _prepare_data(layout: RunLayout, config: CampaignConfig) -> None:
