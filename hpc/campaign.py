@@ -40,7 +40,7 @@ from asiarch.hpc.schedule import (
 )
 from asiarch.hpc.slurm_jobs import SlurmJobs
 from asiarch.hpc.standings import current_ranking
-from asiarch.hpc.state import CampaignState, Candidate, Trial
+from asiarch.hpc.state import CampaignState, Candidate, Trial, interruption
 from asiarch.hpc.stop_request import StopRequest, clear_stop_request, read_stop_request
 from asiarch.hpc.warm import WarmProcess
 from asiarch.models.check.settings import CheckSettings
@@ -115,7 +115,11 @@ class Head:
     def _heed(self, request: StopRequest) -> None:
         """Begin nothing new; stop when nothing is under way, or at once."""
         if request == "now":
-            self._jobs.stop(self._under_way(), STOP_PATIENCE_S)
+            trials = self._under_way()
+            self._jobs.stop(trials, STOP_PATIENCE_S)
+            for key in trials:
+                # said here: to the next head a job that was cancelled would look like a person's verdict on it
+                self._record("trial_interrupted", **interruption(key, self._trial(key)))
         if request == "now" or not self._under_way():
             self._stop_reason = f"stop requested ({request})"
             clear_stop_request(self._run)

@@ -229,6 +229,13 @@ class CampaignState:
         self.finished = True
 
 
+def interruption(key: tuple[int, int, int], trial: Trial) -> dict[str, Any]:
+    """The fields of a `trial_interrupted` event for a trial that `asiarch-hpc stop --now` cut short."""
+    names = dict(zip(("candidate", "rung", "seed"), key, strict=True))
+    rest = {"cause": "interrupted", "detail": "stop requested", "counts": 0, "node": ""}
+    return {**names, **rest, "reached": trial.reached}
+
+
 def seconds_between(earlier: str, later: str) -> float:
     """The seconds from one ISO 8601 time to another."""
     return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()

@@ -7,10 +7,10 @@ import click
 
 from asiarch.hpc.cli.options import run_option
 from asiarch.hpc.config import load_frozen
-from asiarch.hpc.journal import head_is_alive, read_journal
-from asiarch.hpc.layout import find_run
+from asiarch.hpc.journal import Journal, head_is_alive, read_journal
+from asiarch.hpc.layout import RunLayout, find_run
 from asiarch.hpc.slurm_states import run_command
-from asiarch.hpc.state import CampaignState
+from asiarch.hpc.state import CampaignState, interruption
 from asiarch.hpc.stop_request import write_stop_request
 from asiarch.models.errors import UserError
 
@@ -28,13 +28,8 @@ def stop(run_dir: Path | None, now: bool) -> None:
     layout = find_run(run_dir)
     again = f"`asiarch-hpc run --run {layout.root}` goes on"
     if not head_is_alive(layout.root):
-        jobs = _jobs_under_way(CampaignState.replay(read_journal(layout.root)))
-        if now and jobs and load_frozen(layout.config).executor == "slurm":
-            if run_command(["scancel", *jobs]) is None:
-                raise UserError(f"scancel failed for jobs {' '.join(jobs)}; try it by hand")
-            click.echo(
-                f"no head was running; cancelled {len(jobs)} jobs, their checkpoints are kept; {again}"
-            )
+        if now and load_frozen(layout.config).executor == "slurm" and (count := _cancel_jobs(layout)):
+            click.echo(f"no head was running; cancelled {count} jobs, their checkpoints are kept; {again}")
             return
         raise UserError(f"{layout.root}: no head is running, so there is nothing to stop")
     write_stop_request(layout, "now" if now else "drain")
@@ -53,10 +48,19 @@ def stop(run_dir: Path | None, now: bool) -> None:
     click.echo(f"stopped; {again}")
 
 
-def _jobs_under_way(state: CampaignState) -> list[str]:
-    return [
-        trial.job
-        for candidate in state.unsettled
-        for trial in candidate.trials.values()
-        if trial.status == "submitted"
-    ]
+def _cancel_jobs(layout: RunLayout) -> int:
+    """Cancel what the last head left running, and say so in the journal; how many jobs there were."""
+    with Journal(layout.root) as journal:
+        state = CampaignState.replay(read_journal(layout.root))
+        trials = {
+            (candidate.id, rung, seed): trial
+            for candidate in state.unsettled
+            for (rung, seed), trial in candidate.trials.items()
+            if trial.status == "submitted"
+        }
+        jobs = [trial.job for trial in trials.values()]
+        if jobs and run_command(["scancel", *jobs]) is None:
+            raise UserError(f"scancel failed for jobs {' '.join(jobs)}; try it by hand")
+        for key, trial in trials.items():
+            journal.append("trial_interrupted", **interruption(key, trial))
+    return len(jobs)

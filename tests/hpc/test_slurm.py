@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from asiarch.hpc.journal import read_journal
+from asiarch.hpc.journal import head_is_alive, read_journal
 from campaigns import CAMPAIGN, command, environment, numbers, run_to_the_end, write_campaign
 
 pytestmark = pytest.mark.slow
@@ -204,9 +204,17 @@ def test_stop_now_cancels_the_jobs_and_the_same_command_goes_on(
     assert cluster.run(*stop).startswith("stopped; `asiarch-hpc run --run")
     wait_until(lambda: not cluster.run("squeue", "-h"))
     assert events(run)["head_stopped"] == 1
+    again = sbatch_head(cluster, tmp_path)
+    training(cluster, run)
+    # a head that is gone leaves its jobs running: they are cancelled without it
+    cluster.run("scancel", "--full", "--signal=KILL", again)
+    wait_until(lambda: not head_is_alive(run))
+    assert "no head was running; cancelled" in cluster.run(*stop)
+    wait_until(lambda: not cluster.run("squeue", "-h"))
     sbatch_head(cluster, tmp_path)
     wait_for_the_end(run)
     assert numbers(run) == undisturbed
+    assert events(run)["trial_failed"] == 0
 
 
 DYING_HEAD = """
