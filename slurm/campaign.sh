@@ -12,7 +12,7 @@
 #SBATCH --cpus-per-task=4
 #SBATCH --mem=8G
 #SBATCH --time=1-00:00:00
-#SBATCH --output=asiarch-%x-%j.log
+#SBATCH --output=%x-%j.log
 #SBATCH --open-mode=append
 # Slurm may start it again after a preemption or a lost node, and warns it two minutes before the time limit
 #SBATCH --requeue
@@ -27,7 +27,7 @@ if ! command -v asiarch-hpc >/dev/null; then
 fi
 
 echo "$(date -u +%FT%TZ) head: job ${SLURM_JOB_ID:-none}, start $((${SLURM_RESTART_COUNT:-0} + 1)), on $(hostname -s)," \
-  "log $PWD/asiarch-${SLURM_JOB_NAME:-head}-${SLURM_JOB_ID:-0}.log; watch with: asiarch-hpc status --watch --run RUN"
+  "log $PWD/${SLURM_JOB_NAME:-asiarch-head}-${SLURM_JOB_ID:-0}.log; watch with: asiarch-hpc status --watch --run RUN"
 
 asiarch-hpc run "$@" &
 head=$!

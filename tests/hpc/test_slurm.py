@@ -169,7 +169,7 @@ def test_sbatch_campaign_gives_what_one_machine_gives(
     assert numbers(run) == undisturbed
     assert_one_job_a_submission(cluster, run)
     wait_until(lambda: "COMPLETED" in cluster.run("squeue", "-h", "-t", "all", "-j", head, "-o", "%T"))
-    log = (tmp_path / f"asiarch-asiarch-head-{head}.log").read_text()
+    log = (tmp_path / f"asiarch-head-{head}.log").read_text()
     assert f"head: job {head}, start 1, on" in log
     assert "campaign_finished" in log
     assert events(run)["trial_interrupted"] == 0
@@ -189,7 +189,7 @@ def test_a_head_before_its_time_limit_hands_over_to_itself(
     assert events(run)["head_started"] == 3
     assert numbers(run) == undisturbed
     assert_one_job_a_submission(cluster, run)
-    log = (tmp_path / f"asiarch-asiarch-head-{head}.log").read_text()
+    log = (tmp_path / f"asiarch-head-{head}.log").read_text()
     assert f"head: job {head}, start 3" in log
     assert "running trials go on" in log
 
