@@ -72,8 +72,8 @@ class Head:
         self._jobs: Jobs = (
             SlurmJobs(run, config) if self._warm is None else LocalJobs(run, config, self._warm.address)
         )
-        for trial in self._under_way():
-            self._jobs.adopt(trial, self._trial(trial).job)
+        for key, trial in self.state.under_way.items():
+            self._jobs.adopt(key, trial.job)
         self._refusals = 0
         self._submit_after = 0.0
         self._stop_reason = ""
@@ -115,22 +115,14 @@ class Head:
     def _heed(self, request: StopRequest) -> None:
         """Begin nothing new; stop when nothing is under way, or at once."""
         if request == "now":
-            trials = self._under_way()
-            self._jobs.stop(trials, STOP_PATIENCE_S)
-            for key in trials:
+            trials = self.state.under_way
+            self._jobs.stop(list(trials), STOP_PATIENCE_S)
+            for key, trial in trials.items():
                 # said here: to the next head a job that was cancelled would look like a person's verdict on it
-                self._record("trial_interrupted", **interruption(key, self._trial(key)))
-        if request == "now" or not self._under_way():
+                self._record("trial_interrupted", **interruption(key, trial))
+        if request == "now" or not self.state.under_way:
             self._stop_reason = f"stop requested ({request})"
             clear_stop_request(self._run)
-
-    def _under_way(self) -> list[TrialId]:
-        return [
-            (candidate.id, rung, seed)
-            for candidate in self.state.unsettled
-            for (rung, seed), trial in candidate.trials.items()
-            if trial.status == "submitted"
-        ]
 
     def _trial(self, key: TrialId) -> Trial:
         return self.state.candidates[key[0]].trials[key[1:]]
@@ -139,7 +131,7 @@ class Head:
 
     def _collect(self) -> bool:
         found = False
-        for key in self._under_way():
+        for key in self.state.under_way:
             found |= self._collect_trial(key)
         return found
 
@@ -371,7 +363,7 @@ class Head:
         self._log.stopping(self._stop_reason, "write a checkpoint and stop" if local else "go on")
 
     def _leave(self, reason: str) -> None:
-        self._jobs.leave(self._under_way())
+        self._jobs.leave(list(self.state.under_way))
         publish_results(self._run, self.state)
         self._record("head_stopped", reason=reason)
         if self._warm is not None:

@@ -61,7 +61,7 @@ class SlurmJobs:
         self._jobs: dict[TrialId, str] = {}
         word = hashlib.sha256(str(run.root).encode()).hexdigest()[:6]
         self._prefix = f"{config.name}-{word}-"
-        self._orphans: dict[str, list[str]] | None = None  # looked for with the first submission
+        self._orphans: dict[str, list[str]] | None = None  # looked for before the first submission
 
     def submit(
         self, candidate: int, rung: int, seeds: Sequence[int], attempt: int, exclude: Sequence[str]
@@ -91,6 +91,8 @@ class SlurmJobs:
             with _clean_environment():
                 jobs = executor.submit_array(tasks)
         except Exception as error:  # submitit passes on what sbatch said
+            # a controller that answered too late may have taken the job all the same: look again before the next try
+            self._orphans = None
             reason = " ".join(str(error).split())
             raise SubmissionRefusedError(reason[-300:]) from None
         return [job.job_id for job in jobs]

@@ -125,6 +125,16 @@ class CampaignState:
         return sum(trial.seconds.get("gpu_hours", 0.0) for trial in trials)
 
     @property
+    def under_way(self) -> dict[tuple[int, int, int], Trial]:
+        """The trials that were submitted and have not ended, by (candidate, rung, seed)."""
+        return {
+            (candidate.id, rung, seed): trial
+            for candidate in self.unsettled
+            for (rung, seed), trial in candidate.trials.items()
+            if trial.status == "submitted"
+        }
+
+    @property
     def unsettled(self) -> list[Candidate]:
         return [candidate for candidate in self.candidates.values() if not candidate.settled]
 

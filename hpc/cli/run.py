@@ -26,7 +26,7 @@ def run(config: Path | None, run_dir: Path | None, overrides: tuple[str, ...]) -
     """Start the campaign of CONFIG in runs/NAME (or --run DIR), or go on where it stopped.
 
     The same command goes on after a Ctrl-C, a crash or a kill. Exit code 0: the campaign is finished; 3: it was
-    stopped by a signal and can go on; 2: it cannot run, and the message says why.
+    stopped, by a signal or `asiarch-hpc stop`, and can go on; 2: it cannot run, and the message says why.
     """
     layout, settings = _open_campaign(config, run_dir, overrides)
     # no child of ours may find the checkout's folders under their bare names

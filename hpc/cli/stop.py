@@ -51,13 +51,7 @@ def stop(run_dir: Path | None, now: bool) -> None:
 def _cancel_jobs(layout: RunLayout) -> int:
     """Cancel what the last head left running, and say so in the journal; how many jobs there were."""
     with Journal(layout.root) as journal:
-        state = CampaignState.replay(read_journal(layout.root))
-        trials = {
-            (candidate.id, rung, seed): trial
-            for candidate in state.unsettled
-            for (rung, seed), trial in candidate.trials.items()
-            if trial.status == "submitted"
-        }
+        trials = CampaignState.replay(read_journal(layout.root)).under_way
         jobs = [trial.job for trial in trials.values()]
         if jobs and run_command(["scancel", *jobs]) is None:
             raise UserError(f"scancel failed for jobs {' '.join(jobs)}; try it by hand")

@@ -4,12 +4,16 @@ import itertools
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 import asiarch.hpc.slurm_states as slurm_states
-from asiarch.hpc.slurm_jobs import ENDS, _clean_environment
+from asiarch.hpc.config import load_config
+from asiarch.hpc.slurm_jobs import ENDS, _clean_environment, _parameters
 from asiarch.hpc.slurm_states import ENDED, SlurmStates, jobs_by_name
+from asiarch.hpc.state import CampaignState, Candidate
+from campaigns import write_campaign
 
 
 class MadeUpSlurm:
@@ -141,3 +145,17 @@ def test_children_know_nothing_of_the_heads_job_but_the_cluster(monkeypatch: pyt
     with _clean_environment():
         assert [name for name in os.environ if name.startswith(("SLURM", "SBATCH", "SRUN"))] == ["SLURM_CONF"]
     assert os.environ["SLURM_CPU_BIND"] == "x"
+
+
+def test_a_node_that_failed_counts_and_is_avoided(tmp_path: Path) -> None:
+    config = load_config(write_campaign(tmp_path))
+    names = {"candidate": 0, "rung": 0, "seed": 0, "time": "2026-01-01T00:00:00+00:00"}
+    ended = {"cause": "node_failure", "detail": "", "counts": 1, "reached": ""}
+    state = CampaignState()
+    state.candidates[0] = Candidate(0, "a", "grammar", None, "f", baseline=True)
+    for node in ("n1", "n2", "n1", ""):
+        state.apply({**names, "event": "submitted", "seeds": [0], "jobs": ["1"]})
+        state.apply({**names, **ended, "event": "trial_interrupted", "node": node})
+    assert state.node_failures == {"n1": 2, "n2": 1}
+    assert "exclude" not in _parameters(config, [])
+    assert _parameters(config, ["n1", "n7"])["exclude"] == "n1,n7"
