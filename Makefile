@@ -7,7 +7,7 @@ PACKAGES  := hpc agents results models kernels
 DEMO_RUN  := runs/demo
 CLUSTER   := /tmp/asiarch-dev-cluster
 
-.PHONY: install demo demo-slurm test test-fast lint format typecheck clean
+.PHONY: install demo demo-slurm test test-fast test-faults lint format typecheck clean
 
 install: $(INSTALLED)
 
@@ -35,6 +35,10 @@ test: lint typecheck
 
 test-fast: install
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
+
+# what happens to jobs, daemons and files of a campaign on a real Slurm
+test-faults: install
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/hpc/test_slurm.py tests/hpc/test_slurm_faults.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -10,14 +10,18 @@ import shutil
 import signal
 import socket
 import time
+from contextlib import suppress
+from dataclasses import asdict
 from types import FrameType
 from typing import Any, Literal
 
 from asiarch.agents.proposer import NothingNew
+from asiarch.hpc.accounting import read_usage
+from asiarch.hpc.cancel_request import clear_cancel_request, read_cancel_requests
 from asiarch.hpc.check import run_check
 from asiarch.hpc.config import CampaignConfig
 from asiarch.hpc.data import open_dataset
-from asiarch.hpc.failures import RETRIED, Implausible, read_failure
+from asiarch.hpc.failures import POLICIES, Implausible, last_words, read_failure
 from asiarch.hpc.head_log import HeadLog
 from asiarch.hpc.jobs import End, Jobs, SubmissionRefusedError, TrialId
 from asiarch.hpc.journal import Journal, read_journal
@@ -38,10 +42,11 @@ from asiarch.hpc.schedule import (
     StopEarly,
     Submit,
 )
-from asiarch.hpc.slurm_jobs import SlurmJobs
+from asiarch.hpc.slurm_jobs import SlurmJobs, job_prefix
 from asiarch.hpc.standings import current_ranking
 from asiarch.hpc.state import CampaignState, Candidate, Trial, interruption
 from asiarch.hpc.stop_request import StopRequest, clear_stop_request, read_stop_request
+from asiarch.hpc.storage import require_storage
 from asiarch.hpc.warm import WarmProcess
 from asiarch.models.check.settings import CheckSettings
 from asiarch.models.errors import UserError
@@ -50,17 +55,26 @@ from asiarch.results.record import TrialRecord
 from asiarch.results.schema import read_trial
 from asiarch.results.trial import BadResult, TrialKey
 
+ACCOUNT_EVERY_S = (10.0, 600.0)  # at first, and at longest
 POLL_S = {"local": 0.2, "slurm": 1.0}
 REFUSED_WAIT_S = 10.0  # until a submission that was refused is tried again, ever longer
 LONGEST_WAIT_S = 600.0
 STOP_PATIENCE_S = 30.0
 NODE_MAY_FAIL = 2  # times, before trials stay away from it
+STORAGE_GRACE_S = 60.0  # what is found dead so soon after the disk came back died of it
 
 
 class Head:
     """One head at work on one campaign, whose journal it holds."""
 
-    def __init__(self, run: RunLayout, config: CampaignConfig, journal: Journal, log: HeadLog) -> None:
+    def __init__(
+        self,
+        run: RunLayout,
+        config: CampaignConfig,
+        journal: Journal,
+        log: HeadLog,
+        storage_was_bad: bool = False,
+    ) -> None:
         self._run = run
         self._config = config
         self._journal = journal
@@ -77,6 +91,8 @@ class Head:
         self._refusals = 0
         self._submit_after = 0.0
         self._stop_reason = ""
+        self._account_after, self._account_every_s = 0.0, ACCOUNT_EVERY_S[0]
+        self._storage_bad_until = time.monotonic() + STORAGE_GRACE_S if storage_was_bad else -math.inf
 
     def work(self) -> bool:
         """Run the campaign to its end; False where a signal stopped it first.
@@ -86,24 +102,29 @@ class Head:
         """
         self._listen()
         clear_stop_request(self._run)
-        self._record("head_started", pid=os.getpid(), host=socket.gethostname())
+        own_job = os.environ.get("SLURM_JOB_ID", "")
+        self._record("head_started", pid=os.getpid(), host=socket.gethostname(), slurm_job=own_job)
+        self._reopen_reference()
         try:
             while not self.state.finished and not self._stop_reason:
                 if not self._step():
                     time.sleep(POLL_S[self._config.executor])
         except BaseException as error:
-            self._leave(f"{type(error).__name__}: {error}")
+            with suppress(OSError):  # the disk may be what is wrong
+                self._leave(f"{type(error).__name__}: {error}")
             raise
         self._leave(self._stop_reason or "finished")
         return self.state.finished
 
     def _step(self) -> bool:
         """Do what can be done now; False where there was nothing."""
-        self._need_reference()
+        self._cancel_what_is_asked()
         collected = self._collect()
+        self._need_reference()
         if (request := read_stop_request(self._run)) is not None:
             self._heed(request)
             return collected
+        self._account()
         action = self._scheduler.next_action(self.state)
         if isinstance(action, Submit) and time.monotonic() < self._submit_after:
             action = None
@@ -111,6 +132,17 @@ class Head:
             self._act(action)
         self._log.show_running(self.state, self._run)
         return collected or action is not None
+
+    def _account(self) -> None:
+        """Write down what the campaign has cost by Slurm's accounting, ever less often."""
+        if self._config.executor != "slurm" or time.monotonic() < self._account_after:
+            return
+        prefix = job_prefix(self._run, self._config)
+        usage = read_usage(prefix, self.state.head_jobs, self.state.started)
+        if usage is not None and usage != self.state.usage:
+            self._record("accounted", **asdict(usage))
+        self._account_after = time.monotonic() + self._account_every_s
+        self._account_every_s = min(ACCOUNT_EVERY_S[1], 1.5 * self._account_every_s)
 
     def _heed(self, request: StopRequest) -> None:
         """Begin nothing new; stop when nothing is under way, or at once."""
@@ -123,6 +155,16 @@ class Head:
         if request == "now" or not self.state.under_way:
             self._stop_reason = f"stop requested ({request})"
             clear_stop_request(self._run)
+
+    def _cancel_what_is_asked(self) -> None:
+        """Settle the candidates that a person cancelled."""
+        for number in read_cancel_requests(self._run):
+            candidate = self.state.candidates.get(number)
+            if candidate is not None and not candidate.settled:
+                self._jobs.stop([key for key in self.state.under_way if key[0] == number], STOP_PATIENCE_S)
+                self._record("cancelled", candidate=number, reason="cancelled by a person")
+                self._after_trial(number)
+            clear_cancel_request(self._run, number)
 
     def _trial(self, key: TrialId) -> Trial:
         return self.state.candidates[key[0]].trials[key[1:]]
@@ -145,7 +187,7 @@ class Head:
                 return started  # what is plausible is not known yet
             self._take_result(key)
         elif (failure := read_failure(layout.failure)) is not None:
-            self._take_failure(key, End(*failure, own_fault=True))
+            self._take_failure(key, End(*failure, own_fault=failure[0] != "storage"))
         elif end is not None:
             self._take_failure(key, end)
         elif self._silent_for(key, "started") > self._config.trial.timeout:
@@ -222,16 +264,42 @@ class Head:
 
     def _take_failure(self, key: TrialId, end: End) -> None:
         trial, progress = self._trial(key), read_progress(self._run.trial(*key).progress)
+        if end.cause == "killed":
+            end = self._look_into_logs(key, end)
+        if end.cause in ("storage", "environment", "killed"):
+            # nothing is decided while nothing can be written
+            require_storage(self._run.root)
+            require_storage(self._run.candidates)
         reached = "" if progress is None else f"{progress.phase} {progress.step}"
         # what is interrupted again and again at the same place would be so for ever
-        counts = int(end.own_fault or (end.cause == "interrupted" and reached == trial.reached))
+        again = end.cause in ("interrupted", "storage") and reached == trial.reached
+        counts = int(end.own_fault or again)
         names = {**_names(key), "cause": end.cause, "detail": end.detail}
-        if end.cause in RETRIED and trial.restarts + counts <= self._config.trial.max_restarts:
+        if (
+            POLICIES[end.cause] in ("resume", "elsewhere")
+            and trial.restarts + counts <= self._config.trial.max_restarts
+        ):
             self._set_aside(key)
-            self._record("trial_interrupted", **names, counts=counts, reached=reached, node=end.node)
+            self._record(
+                "trial_interrupted",
+                **names,
+                counts=counts,
+                reached=reached,
+                node=end.node or self._jobs.node(key),
+            )
         else:
             self._record("trial_failed", **names)
             self._after_trial(key[0])
+
+    def _look_into_logs(self, key: TrialId, end: End) -> End:
+        """A better name for a death that left no record, where its log or the disk gives one."""
+        if time.monotonic() < self._storage_bad_until:
+            return End("storage", f"{end.detail}; the disk could not be written", own_fault=False)
+        folder = self._run.jobs(key[0], key[1])
+        said = last_words(folder.glob(f"{self._trial(key).job}_*_log.err"))
+        if said is None:
+            return end
+        return End(said[0], f"{said[1]} ({end.detail})", said[0] not in ("interrupted", "storage"), end.node)
 
     def _set_aside(self, key: TrialId) -> None:
         """Keep what a failed try left under a name of its own, out of the next try's way."""
@@ -246,6 +314,16 @@ class Head:
         if candidate.settled:
             self._tidy(candidate)
             write_ranking(current_ranking(self._run, self.state), self._run.root)
+
+    def _reopen_reference(self) -> None:
+        """Who starts a campaign again whose reference failed means it to be tried again."""
+        reference = self.state.candidates.get(0)
+        if reference is None or reference.status != "failed":
+            return
+        for (rung, seed), trial in reference.trials.items():
+            if trial.status == "failed":
+                self._set_aside((0, rung, seed))
+        self._record("reopened", candidate=0)
 
     def _need_reference(self) -> None:
         reference = self.state.candidates.get(0)
@@ -290,6 +368,10 @@ class Head:
         try:
             jobs = self._jobs.submit(candidate, rung, seeds, attempt, sorted(exclude))
         except SubmissionRefusedError as error:
+            if error.for_good and not any(c.submissions for c in self.state.candidates.values()):
+                raise UserError(
+                    f"Slurm refuses what the section slurm asks for: {error}; mend it and give the same command again"
+                ) from None
             wait_s = min(LONGEST_WAIT_S, REFUSED_WAIT_S * 2**self._refusals)
             self._refusals += 1
             self._submit_after = time.monotonic() + wait_s

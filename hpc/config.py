@@ -168,7 +168,7 @@ class LocalConfig(Section):
 
 
 class SlurmConfig(Section):
-    """What a candidate job asks Slurm for."""
+    """What a candidate job asks Slurm for; `max_in_flight` and `max_gpus` bound what waits or runs at a time."""
 
     partition: str | None
     account: str | None
@@ -179,8 +179,18 @@ class SlurmConfig(Section):
     cpus_per_task: Count
     mem_gb: Count | None
     max_in_flight: Count
+    max_gpus: Count | None
+    array_parallelism: Count | None
     setup: tuple[str, ...]
     extra: dict[str, str]
+
+    @property
+    def trials_in_flight(self) -> int:
+        """How many trials may wait or run at a time, by both limits."""
+        gpus = self.nodes * self.gpus_per_node
+        if self.max_gpus is None or gpus == 0:
+            return self.max_in_flight
+        return min(self.max_in_flight, self.max_gpus // gpus)
 
 
 class WatchdogConfig(Section):
@@ -260,6 +270,11 @@ class CampaignConfig(Section):
         if len(set(self.baselines)) < len(self.baselines):
             raise ValueError("baselines names one twice")
         self._ranks_share_batches()
+        if self.executor == "slurm" and self.slurm.trials_in_flight < self.seeds:
+            raise ValueError(
+                f"slurm.max_in_flight and max_gpus allow {self.slurm.trials_in_flight} trials at a time, and a "
+                f"candidate job has {self.seeds} (seeds)"
+            )
         if self.search.mode == "deterministic" and self.watchdog.slower is not None:
             raise ValueError(
                 "watchdog.slower decides by the clock, which a deterministic search must not: set it to null"

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
 
 from asiarch.hpc.code_version import PACKAGES, sources_hash
 from asiarch.hpc.layout import RunLayout
@@ -32,8 +33,13 @@ def use_frozen_code(run: RunLayout, arguments: Sequence[str], begun: bool) -> No
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(run.code), before]))
     frozen = {package: run.code / "asiarch" / package for package in PACKAGES}
     if not is_copy and sources_hash(own) != sources_hash(frozen):
-        sys.stdout.flush()
-        os.execv(sys.executable, [sys.executable, "-c", _START, *arguments])
+        restart(arguments)
+
+
+def restart(arguments: Sequence[str]) -> NoReturn:
+    """Become `asiarch-hpc ARGUMENTS`, run anew by this process."""
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-c", _START, *arguments])
 
 
 def _copy(packages: dict[str, Path], target: Path) -> None:

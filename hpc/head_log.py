@@ -20,6 +20,7 @@ SHOWN: dict[str, tuple[str, ...]] = {
     "trial_interrupted": ("cause", "detail"),
     "trial_failed": ("cause", "detail"),
     "stopped_early": ("reason",),
+    "cancelled": ("reason",),
     "budget_reached": ("reason",),
     "head_started": ("pid", "host"),
     "head_stopped": ("reason",),
@@ -52,7 +53,9 @@ class HeadLog:
             self._bar.start()
 
     def event(self, event: Event, state: CampaignState) -> None:
-        """One line for an event that was just written to the journal."""
+        """One line for an event that was just written to the journal; none for what `status` alone shows."""
+        if event["event"] == "accounted":
+            return
         who = f"{event['candidate']:04d}" if "candidate" in event else "-   "
         pairs: dict[str, Any] = {name: event[name] for name in ("rung", "seed") if name in event}
         pairs |= {

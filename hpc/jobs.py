@@ -23,7 +23,11 @@ class End:
 
 
 class SubmissionRefusedError(Exception):
-    """The job was not taken now; it may be later."""
+    """The job was not taken now; it may be later. `for_good`: not unless the request or the site changes."""
+
+    def __init__(self, reason: str, for_good: bool = False) -> None:
+        super().__init__(reason)
+        self.for_good = for_good
 
 
 class Jobs(Protocol):
@@ -53,6 +57,10 @@ class Jobs(Protocol):
 
     def running_since(self, trial: TrialId) -> float | None:
         """When it was first seen at work, in seconds since the epoch; None while it is not."""
+        ...
+
+    def node(self, trial: TrialId) -> str:
+        """The one node that it ran on as last seen; empty where that is not known, or not one."""
         ...
 
     def stop(self, trials: Sequence[TrialId], patience_s: float) -> None:

@@ -33,6 +33,10 @@ class RunLayout:
         return self.root / "stop-request"
 
     @property
+    def cancel_requests(self) -> Path:
+        return self.root / "cancel-requests"
+
+    @property
     def slots(self) -> Path:
         return self.root / "slots"
 
@@ -40,8 +44,12 @@ class RunLayout:
     def results(self) -> Path:
         return self.root / "results.h5"
 
+    @property
+    def candidates(self) -> Path:
+        return self.root / "candidates"
+
     def candidate(self, candidate: int) -> Path:
-        return self.root / "candidates" / f"{candidate:04d}"
+        return self.candidates / f"{candidate:04d}"
 
     def program(self, candidate: int) -> Path:
         return self.candidate(candidate) / "architecture.py"

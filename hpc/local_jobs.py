@@ -73,6 +73,10 @@ class LocalJobs:
         """Always: what waits for a slot has no progress file yet."""
         return 0.0
 
+    def node(self, trial: TrialId) -> str:
+        """There is this machine alone, which cannot be avoided."""
+        return ""
+
     def stop(self, trials: Sequence[TrialId], patience_s: float) -> None:
         """See `Jobs.stop`."""
         for number in (signal.SIGTERM, signal.SIGKILL):

@@ -12,6 +12,7 @@ arXiv 1810.05934: asynchronous successive halving).
 """
 
 import math
+import sys
 from dataclasses import dataclass
 
 from asiarch.hpc.config import CampaignConfig
@@ -71,6 +72,7 @@ class Scheduler:
     def __init__(self, config: CampaignConfig) -> None:
         self._config = config
         self._deterministic = config.search.mode == "deterministic"
+        self._room = config.slurm.trials_in_flight if config.executor == "slurm" else sys.maxsize
         self.total = len(config.baselines) + config.budget.candidates
 
     def next_action(self, state: CampaignState) -> Action | None:
@@ -88,6 +90,8 @@ class Scheduler:
             return None
         trials = candidate.trials_at(candidate.rung)
         due = tuple(s for s in state.seeds if s not in trials or trials[s].status == "interrupted")
+        if due and self._room - len(state.under_way) < len(due):
+            return None
         if due:
             return Submit(candidate.id, candidate.rung, due)
         if done_with(candidate, candidate.rung, state):

@@ -2,10 +2,12 @@
 
 import hashlib
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 import submitit
@@ -19,6 +21,7 @@ from asiarch.hpc.slurm_states import JobState, SlurmStates, jobs_by_name, run_co
 from asiarch.hpc.trial import TrialTask
 
 SETTLE_S: Final = 5.0  # a job's files may be seen on a shared disk a moment after its end
+NO_LIMIT: Final = 1_000_000  # submitit's own would be 256
 KEPT: Final = ("SLURM_CONF", "SLURM_CLUSTERS")  # of the head's own job, what its children may know
 
 # Slurm's word for an end without a result: our cause, and whether the trial itself is to blame
@@ -27,7 +30,7 @@ ENDS: Final[dict[str, tuple[Cause, bool]]] = {
     "PREEMPTED": ("preempted", False),
     "NODE_FAIL": ("node_failure", True),
     "BOOT_FAIL": ("node_failure", True),
-    "OUT_OF_MEMORY": ("out_of_memory", True),
+    "OUT_OF_MEMORY": ("host_memory", True),
     "TIMEOUT": ("interrupted", False),
     "DEADLINE": ("time_limit", True),
     "CANCELLED": ("cancelled", True),
@@ -35,15 +38,24 @@ ENDS: Final[dict[str, tuple[Cause, bool]]] = {
     "FAILED": ("killed", True),
 }
 
+# sbatch's words for a request that this site will never grant
+REFUSED_FOR_GOOD: Final = re.compile(
+    r"invalid (partition|account|qos|feature|generic resource|constraint|wckey|gpu|time limit)"
+    r"|node configuration is not available|memory specification can not be satisfied|more nodes requested than"
+    r"|unrecognized option|not permitted to use this partition",
+    re.IGNORECASE,
+)
+
 # caches on the node's own disk: compilers lock and rename in them, which shared disks do badly
 CACHES: Final = 'export ASIARCH_CACHE="${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/asiarch-$USER-$SLURM_JOB_ID"'
 SETUP: Final = (
     CACHES,
+    # not as the script's last line: the job's exit code is to be srun's
+    "trap 'rm -rf \"$ASIARCH_CACHE\"' EXIT",
     'export TRITON_CACHE_DIR="$ASIARCH_CACHE/triton" TORCHINDUCTOR_CACHE_DIR="$ASIARCH_CACHE/inductor"',
     # srun does not take this from sbatch since Slurm 22.05
     'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"',
 )
-TEARDOWN: Final = ('rm -rf "$ASIARCH_CACHE"',)
 
 
 class SlurmJobs:
@@ -59,8 +71,8 @@ class SlurmJobs:
         self._config = config
         self._states = SlurmStates()
         self._jobs: dict[TrialId, str] = {}
-        word = hashlib.sha256(str(run.root).encode()).hexdigest()[:6]
-        self._prefix = f"{config.name}-{word}-"
+        self._prefix = job_prefix(run, config)
+        self._max_array_size: int | None = None
         self._orphans: dict[str, list[str]] | None = None  # looked for before the first submission
 
     def submit(
@@ -68,12 +80,26 @@ class SlurmJobs:
     ) -> list[str]:
         """See `Jobs.submit`."""
         name = f"{self._prefix}{candidate:04d}-r{rung}-t{attempt}"
-        jobs = self._orphan(name, candidate, rung, len(seeds)) or self._submit(
-            name, candidate, rung, seeds, exclude
-        )
+        longest = self._longest_array()
+        jobs = []
+        for part, start in enumerate(range(0, len(seeds), longest)):
+            own, own_name = seeds[start : start + longest], f"{name}-p{part}" if part else name
+            jobs += self._orphan(own_name, candidate, rung, len(own)) or self._submit(
+                own_name, candidate, rung, own, exclude
+            )
         for seed, job in zip(seeds, jobs, strict=True):
             self.adopt((candidate, rung, seed), job)
         return jobs
+
+    def _longest_array(self) -> int:
+        """The site's MaxArraySize: the highest index is one less."""
+        if self._max_array_size is None:
+            settings = run_command(["scontrol", "show", "config"]) or ""
+            found = re.search(r"^MaxArraySize\s*=\s*(\d+)", settings, re.MULTILINE)
+            if found is None:
+                raise SubmissionRefusedError("scontrol does not say how long an array may be")
+            self._max_array_size = max(1, int(found[1]))
+        return self._max_array_size
 
     def _submit(
         self, name: str, candidate: int, rung: int, seeds: Sequence[int], exclude: Sequence[str]
@@ -86,15 +112,16 @@ class SlurmJobs:
             # what an earlier try wrote would be taken for this one's
             self._run.trial(candidate, rung, seed).progress.unlink(missing_ok=True)
         executor = submitit.SlurmExecutor(self._run.jobs(candidate, rung))
-        executor.update_parameters(job_name=name, **_parameters(self._config, exclude))
+        comment = f"asiarch-hpc candidate={candidate} rung={rung} run={self._run.root}"
+        executor.update_parameters(job_name=name, comment=comment, **job_parameters(self._config, exclude))
         try:
-            with _clean_environment():
+            with clean_environment():
                 jobs = executor.submit_array(tasks)
         except Exception as error:  # submitit passes on what sbatch said
             # a controller that answered too late may have taken the job all the same: look again before the next try
             self._orphans = None
             reason = " ".join(str(error).split())
-            raise SubmissionRefusedError(reason[-300:]) from None
+            raise SubmissionRefusedError(reason[-300:], REFUSED_FOR_GOOD.search(reason) is not None) from None
         return [job.job_id for job in jobs]
 
     def _orphan(self, name: str, candidate: int, rung: int, count: int) -> list[str]:
@@ -141,6 +168,11 @@ class SlurmJobs:
         state = self._states.of(self._jobs[trial])
         return state.since if state is not None and state.word == "RUNNING" else None
 
+    def node(self, trial: TrialId) -> str:
+        """See `Jobs.node`."""
+        state = self._states.of(self._jobs[trial])
+        return state.node if state is not None and re.fullmatch(r"[\w.-]+", state.node) else ""
+
     def stop(self, trials: Sequence[TrialId], patience_s: float) -> None:
         """Cancel the jobs: SIGTERM, and SIGKILL after the site's KillWait."""
         if jobs := [self._jobs[trial] for trial in trials]:
@@ -148,6 +180,19 @@ class SlurmJobs:
 
     def leave(self, trials: Sequence[TrialId]) -> None:
         """They go on; the next head finds them by their ids in the journal."""
+
+
+def job_prefix(run: RunLayout, config: CampaignConfig) -> str:
+    """What the names of all trials' jobs of a campaign start with, and no other's."""
+    return f"{config.name}-{hashlib.sha256(str(run.root).encode()).hexdigest()[:6]}-"
+
+
+def batch_script(config: CampaignConfig, folder: Path) -> str:
+    """A script for sbatch that asks for what a candidate's job asks for, and does nothing."""
+    executor = submitit.SlurmExecutor(folder)
+    executor.update_parameters(job_name=f"{config.name}-doctor", **job_parameters(config, []))
+    text: str = executor._make_submission_file_text("true", "doctor")
+    return text
 
 
 def _words(state: JobState) -> str:
@@ -158,15 +203,15 @@ def _words(state: JobState) -> str:
     return ", ".join(parts)
 
 
-def _parameters(config: CampaignConfig, exclude: Sequence[str]) -> dict[str, object]:
+def job_parameters(config: CampaignConfig, exclude: Sequence[str]) -> dict[str, object]:
+    """What a candidate's job asks for, in submitit's words."""
     slurm = config.slurm
     parameters = {
         "partition": slurm.partition,
         "account": slurm.account,
         "qos": slurm.qos,
         "setup": [*slurm.setup, *SETUP],
-        "teardown": list(TEARDOWN),
-        "array_parallelism": slurm.max_in_flight,
+        "array_parallelism": slurm.array_parallelism or NO_LIMIT,
         "additional_parameters": {"requeue": True, **slurm.extra},
         "mem": None if slurm.mem_gb is None else f"{slurm.mem_gb}G",
         "time": slurm.time // 60,
@@ -180,7 +225,7 @@ def _parameters(config: CampaignConfig, exclude: Sequence[str]) -> dict[str, obj
 
 
 @contextmanager
-def _clean_environment() -> Iterator[None]:
+def clean_environment() -> Iterator[None]:
     """Without what the head's own job is told of itself: sbatch would take it for the new job's wishes."""
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
     with clean_env():

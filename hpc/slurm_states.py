@@ -144,6 +144,26 @@ def _rows(text: str, columns: int) -> Iterable[list[str]]:
             yield cells
 
 
+@dataclass(frozen=True)
+class PendingJob:
+    """A job that waits: why, and when Slurm expects to start it (its local time; empty where it does not say)."""
+
+    job: str
+    reason: str
+    expected_start: str
+
+
+def pending_jobs(prefix: str, call: Call | None = None) -> list[PendingJob]:
+    """This user's waiting jobs whose names start with `prefix`; none where squeue does not answer."""
+    command = ["squeue", f"--user={getpass.getuser()}", "--array", "--noheader", "--states=PENDING"]
+    rows = (call or run_command)([*command, "--format=%i|%j|%r|%S"]) or ""
+    return [
+        PendingJob(job, reason, "" if start == "N/A" else start)
+        for job, name, reason, start in _rows(rows, 4)
+        if name.startswith(prefix)
+    ]
+
+
 def jobs_by_name(prefix: str, call: Call | None = None) -> dict[str, list[str]] | None:
     """The ids of all jobs of this user whose name starts with `prefix`, by name; None where squeue does not answer.
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
+from asiarch.hpc.accounting import Usage
+from asiarch.hpc.failures import POLICIES
 from asiarch.hpc.journal import Event
 from asiarch.models.errors import UserError
 from asiarch.results.trial import TrialSummary
@@ -87,6 +89,8 @@ class CampaignState:
     finished: bool = False
     proposing_ended: str = ""
     head: dict[str, Any] | None = None
+    head_jobs: set[str] = field(default_factory=set)  # of Slurm
+    usage: Usage | None = None  # by Slurm's accounting
     active_s: float = 0.0
     stop_reason: str = ""
     _head_since: str = ""
@@ -120,7 +124,9 @@ class CampaignState:
 
     @property
     def gpu_hours(self) -> float:
-        """GPU-hours of all finished trials."""
+        """By Slurm's accounting where there is one, else those of all finished trials."""
+        if self.usage is not None:
+            return self.usage.gpu_hours
         trials = (trial for candidate in self.candidates.values() for trial in candidate.trials.values())
         return sum(trial.seconds.get("gpu_hours", 0.0) for trial in trials)
 
@@ -151,6 +157,7 @@ class CampaignState:
         self.last_rung = event["rungs"] - 1
 
     def _on_head_started(self, event: Event) -> None:
+        self.head_jobs |= {event["slurm_job"]} - {""}
         self.head = {"pid": event["pid"], "host": event["host"], "since": event["time"]}
         self.stop_reason = ""
 
@@ -203,7 +210,7 @@ class CampaignState:
         trial.status = "interrupted"
         trial.restarts += event["counts"]
         trial.reached = event["reached"]
-        if event["cause"] == "node_failure" and event["node"]:
+        if POLICIES.get(event["cause"]) == "elsewhere" and event["node"]:
             self.node_failures[event["node"]] += 1
         trial.cause, trial.detail = event["cause"], event["detail"]
 
@@ -231,6 +238,25 @@ class CampaignState:
         candidate = self.candidates[event["candidate"]]
         candidate.status = "stopped"
         candidate.reason = event["reason"]
+
+    def _on_accounted(self, event: Event) -> None:
+        self.usage = Usage(**{name: event[name] for name in ("gpu_hours", "cpu_hours", "cut_short", "heads")})
+
+    def _on_cancelled(self, event: Event) -> None:
+        candidate = self.candidates[event["candidate"]]
+        candidate.status = "stopped"
+        candidate.reason = event["reason"]
+        for trial in candidate.trials.values():
+            if not trial.settled:
+                trial.status, trial.cause, trial.detail = "failed", "cancelled", event["reason"]
+
+    def _on_reopened(self, event: Event) -> None:
+        candidate = self.candidates[event["candidate"]]
+        candidate.status = "training"
+        candidate.reason = ""
+        for trial in candidate.trials.values():
+            if trial.status == "failed":
+                trial.status, trial.restarts = "interrupted", 0
 
     def _on_budget_reached(self, event: Event) -> None:
         self.proposing_ended = event["reason"]

@@ -2,16 +2,18 @@
 
 import time
 from collections import Counter
-from dataclasses import dataclass
-from datetime import datetime, timezone
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
+from asiarch.hpc.accounting import Usage
 from asiarch.hpc.config import CampaignConfig
 from asiarch.hpc.journal import head_is_alive, read_journal
 from asiarch.hpc.layout import RunLayout
 from asiarch.hpc.locks import is_locked
 from asiarch.hpc.progress import TrialProgress, read_progress
 from asiarch.hpc.schedule import Scheduler
+from asiarch.hpc.slurm_states import PendingJob, pending_jobs
 from asiarch.hpc.standings import current_ranking
 from asiarch.hpc.state import CampaignState, seconds_between
 from asiarch.results.ranking import Ranking
@@ -36,6 +38,9 @@ class Status:
         elapsed_s: wall time with a head at work; `trial_s` is the sum over trials, `training_s` what of it was
             training, `slots` how many trials may run at a time.
         left_s: the estimate of what is left at this rate; None before the first candidate is settled.
+        ends: when it will be done at this rate, local time to the minute; None where `left_s` is.
+        gpu_hours: by Slurm's accounting where there is one (then `usage` has its parts), else of finished trials.
+        pending: how many jobs wait in Slurm, by its reason; `next_start` is the first start it expects, or empty.
         failures: how many trials failed, by cause.
         refused: how many programs the checker refused, by check.
     """
@@ -45,6 +50,7 @@ class Status:
     head_detail: str
     elapsed_s: float
     left_s: float | None
+    ends: str | None
     total_candidates: int
     proposed: int
     candidates: dict[str, int]
@@ -55,7 +61,11 @@ class Status:
     evaluation_s: float
     startup_s: float
     gpu_hours: float
+    gpu_hours_allowed: float | None
+    usage: Usage | None
     slots: int
+    pending: dict[str, int]
+    next_start: str
     failures: dict[str, int]
     refused: dict[str, int]
     ranking: Ranking
@@ -63,6 +73,7 @@ class Status:
     def to_json(self) -> dict[str, Any]:
         """For scripts: the same, with the running trials and the ranking as plain tables."""
         plain = {name: value for name, value in vars(self).items() if name not in ("running", "ranking")}
+        plain["usage"] = None if self.usage is None else asdict(self.usage)
         running = [
             {"candidate": t.candidate, "rung": t.rung, "seed": t.seed, **vars(t.progress)}
             for t in self.running
@@ -80,12 +91,16 @@ def read_status(layout: RunLayout, config: CampaignConfig) -> Status:
     total = Scheduler(config).total
     elapsed = state.active_s + (_since(state.last_time) if alive and state.last_time else 0.0)
     seconds = [t.seconds for c in state.candidates.values() for t in c.trials.values() if t.seconds]
+    left = _left(elapsed, settled, total, state)
+    pending = _pending(layout, config, state)
+    starts = sorted(job.expected_start for job in pending if job.expected_start)
     return Status(
         name=config.name,
         head="finished" if state.finished else "running" if alive else "stopped",
         head_detail=_head_detail(state, alive),
         elapsed_s=elapsed,
-        left_s=_left(elapsed, settled, total, state),
+        left_s=left,
+        ends=(datetime.now() + timedelta(seconds=left)).isoformat(" ", "minutes") if left else None,
         total_candidates=total,
         proposed=len(state.candidates),
         candidates=dict(Counter(candidate.status for candidate in state.candidates.values())),
@@ -95,8 +110,12 @@ def read_status(layout: RunLayout, config: CampaignConfig) -> Status:
         training_s=sum(s["training"] for s in seconds),
         evaluation_s=sum(s["evaluation"] for s in seconds),
         startup_s=sum(s["startup"] for s in seconds),
-        gpu_hours=sum(s["gpu_hours"] for s in seconds),
-        slots=config.local.slots if config.executor == "local" else config.slurm.max_in_flight,
+        gpu_hours=state.gpu_hours,
+        gpu_hours_allowed=config.budget.gpu_hours,
+        usage=state.usage,
+        pending=dict(Counter(job.reason for job in pending)),
+        next_start=starts[0] if starts else "",
+        slots=config.local.slots if config.executor == "local" else config.slurm.trials_in_flight,
         failures=dict(
             Counter(
                 t.cause for c in state.candidates.values() for t in c.trials.values() if t.status == "failed"
@@ -105,6 +124,14 @@ def read_status(layout: RunLayout, config: CampaignConfig) -> Status:
         refused=dict(Counter(check for event in events for check in event.get("checks", ())[:1])),
         ranking=current_ranking(layout, state),
     )
+
+
+def _pending(layout: RunLayout, config: CampaignConfig, state: CampaignState) -> list[PendingJob]:
+    if config.executor == "local" or state.finished:
+        return []
+    from asiarch.hpc.slurm_jobs import job_prefix  # brings submitit
+
+    return pending_jobs(job_prefix(layout, config))
 
 
 def _head_detail(state: CampaignState, alive: bool) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 
 from submitit.helpers import DelayedSubmission
 
-from asiarch.hpc.failures import classify
+from asiarch.hpc.failures import Cause, classify
 from asiarch.hpc.layout import RunLayout, TrialLayout
 from asiarch.hpc.locks import try_lock
 from asiarch.hpc.slots import local_slot
@@ -185,7 +185,7 @@ def _record_failure(task: TrialTask, ranks: Ranks, error: Exception) -> None:
 
     path = task.layout.failure
     if ranks.world > 1 and is_lost_rank(error):
-        cause = "rank_lost"
+        cause: Cause = "nccl_error" if "NCCL" in str(error) else "rank_lost"
         if _appears(path, PEER_SAYS_S):  # the rank that is gone has said why
             return
     else:

@@ -1,7 +1,7 @@
 """`asiarch-hpc logs`: what trials printed, and why those that failed did."""
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import click
 
 from asiarch.hpc.cli.options import run_option
 from asiarch.hpc.cli.show import get_candidate, log_path
+from asiarch.hpc.failures import POLICIES
 from asiarch.hpc.journal import read_journal
 from asiarch.hpc.layout import RunLayout, find_run
 from asiarch.hpc.state import CampaignState, Candidate, Trial
@@ -45,21 +46,45 @@ def _print_failures(layout: RunLayout, state: CampaignState, only: int | None) -
         for (rung, seed), trial in sorted(candidate.trials.items()):
             if trial.status == "failed":
                 groups[trial.cause].append((candidate.id, rung, seed, trial))
+    interrupted = Counter(
+        trial.cause for c in chosen for trial in c.trials.values() if trial.cause and trial.status != "failed"
+    )
     refused = [candidate for candidate in chosen if candidate.status == "refused"]
     if not groups and not refused:
         click.echo("nothing failed" if only is None else f"nothing failed in candidate {only}")
     for cause, failures in sorted(groups.items(), key=lambda item: -len(item[1])):
-        click.echo(f"{len(failures)} failed by {cause}")
+        click.echo(f"{len(failures)} failed by {cause} ({_policy(cause)})")
         for candidate_id, rung, seed, trial in failures[:EXAMPLES]:
             click.echo(f"  {candidate_id:04d} rung {rung} seed {seed}: {trial.detail}")
-            click.echo(f"       {stderr_path(layout, candidate_id, rung, trial.job)}")
+            _print_places(layout, candidate_id, rung, trial.job)
         if len(failures) > EXAMPLES:
             others = sorted({f"{f[0]:04d}" for f in failures[EXAMPLES:]})
             click.echo(f"  and {len(failures) - EXAMPLES} more: {' '.join(others[:20])}")
+    if interrupted:
+        causes = ", ".join(f"{count} {cause}" for cause, count in interrupted.most_common())
+        click.echo(f"interrupted, and tried again or done since: {causes}")
     if refused:
         click.echo(f"{len(refused)} refused by the checker")
         for candidate in refused[:EXAMPLES]:
             click.echo(f"  {candidate.id:04d}: {candidate.reason}\n       {layout.check(candidate.id)}")
+
+
+def _policy(cause: str) -> str:
+    words = {"repair": "the program's fault", "give_up": "not tried again"}
+    return words.get(POLICIES.get(cause, "give_up"), "tried again, in vain")  # type: ignore[call-overload]
+
+
+def _print_places(layout: RunLayout, candidate: int, rung: int, job: str) -> None:
+    """Where to read on: both logs, and the script that sbatch was given."""
+    out = log_path(layout, candidate, rung, job)
+    places = [
+        out,
+        out.with_suffix(".err"),
+        layout.jobs(candidate, rung) / f"{job.split('_')[0]}_submission.sh",
+    ]
+    for path in places:
+        if path.exists():
+            click.echo(f"       {path}")
 
 
 def _print_candidate(layout: RunLayout, candidate: Candidate) -> None:

@@ -10,12 +10,14 @@ from asiarch.models.errors import UserError
 # command -> the module of asiarch.hpc.cli that holds it under the same name
 COMMANDS = {
     "init": "init",
+    "doctor": "doctor",
     "run": "run",
     "status": "status",
     "ranking": "ranking",
     "show": "show",
     "logs": "logs",
     "stop": "stop",
+    "cancel": "cancel",
     "check": "check",
     "data": "data",
 }

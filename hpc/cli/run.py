@@ -9,11 +9,17 @@ import click
 from asiarch.hpc.cli.options import run_option
 from asiarch.hpc.code_version import code_version
 from asiarch.hpc.config import CampaignConfig, config_hash, freeze, load_config, load_frozen
-from asiarch.hpc.frozen_code import use_frozen_code
-from asiarch.hpc.journal import head_is_alive, read_journal
+from asiarch.hpc.failures import is_storage_error
+from asiarch.hpc.frozen_code import restart, use_frozen_code
+from asiarch.hpc.journal import head_is_alive, read_journal, utc_now
 from asiarch.hpc.layout import RunLayout, find_run
+from asiarch.hpc.storage import wait_for_storage
 from asiarch.models.errors import UserError
 from asiarch.results.files import atomic_write_text
+
+STORAGE_WAS_BAD = "ASIARCH_STORAGE_WAS_BAD"  # what a head tells the one that it becomes
+# what may change while a campaign goes on: where and how its trials run, not what they compute
+CHANGEABLE = {"slurm", "local", "trial"}
 
 
 @click.command()
@@ -33,13 +39,32 @@ def run(config: Path | None, run_dir: Path | None, overrides: tuple[str, ...]) -
     os.environ["PYTHONSAFEPATH"] = "1"
     os.chdir(layout.root)
     use_frozen_code(layout, ["run", "--run", str(layout.root)], begun=_has_begun(layout))
-    finished = _work(layout, settings)
+    finished = _work_through_bad_storage(layout, settings)
     again = f"asiarch-hpc run --run {layout.root}"
     if finished:
         _say_results(layout, settings)
     else:
         click.echo(f"stopped; nothing is lost. Go on with: {again}")
         raise SystemExit(3)
+
+
+def _work_through_bad_storage(layout: RunLayout, config: CampaignConfig) -> bool:
+    """Work; where the disk cannot be written, wait for it and go on as after a kill, in a process anew."""
+    storage_was_bad = bool(os.environ.pop(STORAGE_WAS_BAD, ""))
+    try:
+        finished = _work(layout, config, storage_was_bad)
+    except OSError as error:
+        if not is_storage_error(error):
+            raise
+        for folder in (layout.root, layout.candidates):
+            wait_for_storage(folder, _say_now)
+        os.environ[STORAGE_WAS_BAD] = "yes"
+        restart(["run", "--run", str(layout.root)])
+    return finished
+
+
+def _say_now(line: str) -> None:
+    print(f"{utc_now()[:19]}Z -    {line}", flush=True)
 
 
 def _has_begun(layout: RunLayout) -> bool:
@@ -61,6 +86,13 @@ def _open_campaign(
         layout.root.mkdir(parents=True, exist_ok=True)
         atomic_write_text(layout.config, freeze(asked))
     frozen = load_frozen(layout.config)
+    if frozen != asked and frozen.model_dump(exclude=CHANGEABLE) == asked.model_dump(exclude=CHANGEABLE):
+        if head_is_alive(layout.root):
+            raise UserError(
+                f"{layout.root}: a head runs this campaign; stop it before you change its settings"
+            )
+        atomic_write_text(layout.config, freeze(asked))
+        return layout, asked
     if frozen != asked:
         raise UserError(
             f"{layout.root} holds a campaign with other settings than {config}: go on with it by "
@@ -69,7 +101,7 @@ def _open_campaign(
     return layout, frozen
 
 
-def _work(layout: RunLayout, config: CampaignConfig) -> bool:
+def _work(layout: RunLayout, config: CampaignConfig, storage_was_bad: bool) -> bool:
     # imported here: a wrong CONFIG should be refused at once
     from asiarch.hpc.campaign import Head
     from asiarch.hpc.head_log import HeadLog
@@ -93,7 +125,7 @@ def _work(layout: RunLayout, config: CampaignConfig) -> bool:
                 code_version=code_version(),
             )
         log = HeadLog(Scheduler(config).total)
-        return Head(layout, config, journal, log).work()
+        return Head(layout, config, journal, log, storage_was_bad).work()
 
 
 def _require_slurm(config: CampaignConfig) -> None:

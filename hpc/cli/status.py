@@ -66,6 +66,7 @@ def _watch_plain(output: Console, layout: RunLayout) -> None:
 def render(current: Status, layout: RunLayout) -> RenderableType:
     """The screen."""
     lines: list[RenderableType] = [_head_line(current), _count_line(current), _compute_line(current)]
+    lines += [*_pending_lines(current), *_gpu_lines(current)]
     lines += [_running_line(trial) for trial in current.running]
     if current.ranking.rows:
         reference = next(r.name for r in current.ranking.rows if r.candidate == current.ranking.reference)
@@ -78,7 +79,7 @@ def render(current: Status, layout: RunLayout) -> RenderableType:
 
 
 def _head_line(current: Status) -> Text:
-    left = "" if not current.left_s else f", about {duration(current.left_s)} left"
+    left = "" if not current.left_s else f", about {duration(current.left_s)} left (until {current.ends})"
     colour = {"running": "green", "finished": "green", "stopped": "yellow"}[current.head]
     detail = f" ({current.head_detail})" if current.head_detail else ""
     return Text.assemble(
@@ -101,12 +102,32 @@ def _count_line(current: Status) -> Text:
 def _compute_line(current: Status) -> Text:
     available = current.elapsed_s * current.slots
     share = f"{current.training_s / available:.0%}" if available else "-"
-    gpu = f", {current.gpu_hours:.2f} GPU-hours" if current.gpu_hours else ""
     return Text(
-        f"compute      {duration(current.trial_s)} in finished trials{gpu}: training {duration(current.training_s)} "
+        f"compute      {duration(current.trial_s)} in finished trials: training {duration(current.training_s)} "
         f"({share} of {current.slots} slots' time), evaluation {duration(current.evaluation_s)}, "
         f"start-up {duration(current.startup_s)}"
     )
+
+
+def _pending_lines(current: Status) -> list[Text]:
+    if not current.pending:
+        return []
+    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(current.pending.items()))
+    start = f"; Slurm expects the first to start at {current.next_start}" if current.next_start else ""
+    return [Text(f"pending      {reasons}{start}")]
+
+
+def _gpu_lines(current: Status) -> list[Text]:
+    """What was used of the budget, and how far that is enough at this rate."""
+    allowed, used = current.gpu_hours_allowed, current.gpu_hours
+    if allowed is None and not used:
+        return []
+    line = f"GPU-hours    {used:,.2f}" + ("" if allowed is None else f" of {allowed:,g}")
+    if current.usage is not None:
+        line += f" (heads {current.usage.heads:,.2f}, in runs cut short {current.usage.cut_short:,.2f})"
+    if allowed is not None and 0 < used < allowed:
+        line += f"; at this rate used up in {duration(current.elapsed_s * (allowed - used) / used)}"
+    return [Text(line)]
 
 
 def _running_line(trial: RunningTrial) -> Text:

@@ -2,11 +2,22 @@
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
-from asiarch.hpc.failures import RETRIED, Diverged, Implausible, MemoryGrowth, TooSlow, classify, read_failure
+from asiarch.hpc.failures import (
+    POLICIES,
+    Cause,
+    Diverged,
+    Implausible,
+    MemoryGrowth,
+    TooSlow,
+    classify,
+    last_words,
+    read_failure,
+)
 from asiarch.models.contract import load_mixer_class
 from asiarch.models.errors import UserError
 
@@ -42,7 +53,12 @@ def test_an_error_inside_of_the_program_is_the_program_s(tmp_path: Path) -> None
         (MemoryError(), "out_of_memory"),
         (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate"), "out_of_memory"),
         (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory"),
-        (OSError(28, "No space left on device"), "environment"),
+        (OSError(28, "No space left on device"), "storage"),
+        (OSError(30, "Read-only file system"), "storage"),
+        (FileNotFoundError(2, "No such file"), "environment"),
+        (RuntimeError("CUDA error: device-side assert triggered"), "candidate_code"),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), "gpu_error"),
+        (ImportError("No module named x"), "import_error"),
         (UserError("shard is corrupt"), "environment"),
         (ValueError("else"), "training_error"),
     ],
@@ -52,9 +68,36 @@ def test_causes(error: Exception, cause: str) -> None:
 
 
 def test_only_what_a_second_try_can_mend_is_tried_again() -> None:
-    of_the_machine = {"environment", "killed", "rank_lost", "no_progress", "bad_result"}
-    of_slurm = {"interrupted", "preempted", "node_failure"}
-    assert of_the_machine | of_slurm == RETRIED
+    of_the_machine = {"environment", "killed", "rank_lost", "no_progress", "bad_result", "storage"}
+    of_slurm = {"interrupted", "preempted"}
+    of_a_node = {"node_failure", "gpu_error", "nccl_error", "import_error"}
+    assert {cause for cause, policy in POLICIES.items() if policy == "resume"} == of_the_machine | of_slurm
+    assert {cause for cause, policy in POLICIES.items() if policy == "elsewhere"} == of_a_node
+    assert set(POLICIES) == set(get_args(Cause))
+
+
+@pytest.mark.parametrize(
+    ("line", "cause"),
+    [
+        ("slurmstepd: error: Detected 1 oom-kill event(s) in StepId=7.0", "host_memory"),
+        ("terminate called after throwing an instance of 'std::bad_alloc'", "host_memory"),
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", "out_of_memory"),
+        ("n1:12:34 [0] misc/socket.cc:50 NCCL WARN socketStartConnect failed", "nccl_error"),
+        ("CUDA error: uncorrectable ECC error encountered", "gpu_error"),
+        ("ModuleNotFoundError: No module named 'deepspeed'", "import_error"),
+        ("OSError: [Errno 28] No space left on device: 'x'", "storage"),
+    ],
+)
+def test_the_log_of_a_dead_process_tells_why(tmp_path: Path, line: str, cause: str) -> None:
+    path = tmp_path / "7_0_0_log.err"
+    path.write_text("step 1\n" * 50_000 + line + "\x1b[2J\nslurmstepd: error: *** JOB 7 ***\n")
+    assert last_words([tmp_path / "none", path]) == (cause, line + " [2J")
+
+
+def test_a_log_that_says_nothing_leaves_the_cause_open(tmp_path: Path) -> None:
+    path = tmp_path / "log.err"
+    path.write_text("CUDA error: long ago\n" + "step 1\n" * 50_000)
+    assert last_words([path]) is None
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b'{"cause": "x"}', b"\xff\xfe", b"null"])

@@ -10,7 +10,7 @@ import pytest
 
 import asiarch.hpc.slurm_states as slurm_states
 from asiarch.hpc.config import load_config
-from asiarch.hpc.slurm_jobs import ENDS, _clean_environment, _parameters
+from asiarch.hpc.slurm_jobs import ENDS, clean_environment, job_parameters
 from asiarch.hpc.slurm_states import ENDED, SlurmStates, jobs_by_name
 from asiarch.hpc.state import CampaignState, Candidate
 from campaigns import write_campaign
@@ -142,7 +142,7 @@ def test_names_are_found_in_the_queue_and_in_accounting() -> None:
 def test_children_know_nothing_of_the_heads_job_but_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SLURM_MEM_PER_NODE", "SLURM_CPU_BIND", "SBATCH_PARTITION", "SLURM_CONF"):
         monkeypatch.setenv(name, "x")
-    with _clean_environment():
+    with clean_environment():
         assert [name for name in os.environ if name.startswith(("SLURM", "SBATCH", "SRUN"))] == ["SLURM_CONF"]
     assert os.environ["SLURM_CPU_BIND"] == "x"
 
@@ -157,5 +157,5 @@ def test_a_node_that_failed_counts_and_is_avoided(tmp_path: Path) -> None:
         state.apply({**names, "event": "submitted", "seeds": [0], "jobs": ["1"]})
         state.apply({**names, **ended, "event": "trial_interrupted", "node": node})
     assert state.node_failures == {"n1": 2, "n2": 1}
-    assert "exclude" not in _parameters(config, [])
-    assert _parameters(config, ["n1", "n7"])["exclude"] == "n1,n7"
+    assert "exclude" not in job_parameters(config, [])
+    assert job_parameters(config, ["n1", "n7"])["exclude"] == "n1,n7"
