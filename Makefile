@@ -31,12 +31,12 @@ demo-slurm: install
 	$(BIN)/asiarch-hpc ranking --run $(DEMO_RUN)-slurm
 
 test: lint typecheck
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not faults"
 
 test-fast: install
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
-# what happens to jobs, daemons and files of a campaign on a real Slurm
+# the whole fault matrix on a real Slurm; `make test` has all but its longest cases
 test-faults: install
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/hpc/test_slurm.py tests/hpc/test_slurm_faults.py
 

@@ -13,22 +13,20 @@ import time
 from contextlib import suppress
 from dataclasses import asdict
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 from asiarch.agents.proposer import NothingNew
 from asiarch.hpc.accounting import read_usage
 from asiarch.hpc.cancel_request import clear_cancel_request, read_cancel_requests
 from asiarch.hpc.check import run_check
+from asiarch.hpc.collection import Collector, set_aside
 from asiarch.hpc.config import CampaignConfig
 from asiarch.hpc.data import open_dataset
-from asiarch.hpc.failures import POLICIES, Implausible, last_words, read_failure
 from asiarch.hpc.head_log import HeadLog
-from asiarch.hpc.jobs import End, Jobs, SubmissionRefusedError, TrialId
+from asiarch.hpc.jobs import Jobs, SubmissionRefusedError
 from asiarch.hpc.journal import Journal, read_journal
 from asiarch.hpc.layout import RunLayout
 from asiarch.hpc.local_jobs import LocalJobs
-from asiarch.hpc.plausibility import look_for_implausible_loss
-from asiarch.hpc.progress import read_progress
 from asiarch.hpc.proposals import ProposalStore
 from asiarch.hpc.publish import publish_results
 from asiarch.hpc.schedule import (
@@ -44,16 +42,12 @@ from asiarch.hpc.schedule import (
 )
 from asiarch.hpc.slurm_jobs import SlurmJobs, job_prefix
 from asiarch.hpc.standings import current_ranking
-from asiarch.hpc.state import CampaignState, Candidate, Trial, interruption
+from asiarch.hpc.state import CampaignState, Candidate, interruption
 from asiarch.hpc.stop_request import StopRequest, clear_stop_request, read_stop_request
-from asiarch.hpc.storage import require_storage
 from asiarch.hpc.warm import WarmProcess
 from asiarch.models.check.settings import CheckSettings
 from asiarch.models.errors import UserError
 from asiarch.results.ranking import write_ranking
-from asiarch.results.record import TrialRecord
-from asiarch.results.schema import read_trial
-from asiarch.results.trial import BadResult, TrialKey
 
 ACCOUNT_EVERY_S = (10.0, 600.0)  # at first, and at longest
 POLL_S = {"local": 0.2, "slurm": 1.0}
@@ -61,7 +55,7 @@ REFUSED_WAIT_S = 10.0  # until a submission that was refused is tried again, eve
 LONGEST_WAIT_S = 600.0
 STOP_PATIENCE_S = 30.0
 NODE_MAY_FAIL = 2  # times, before trials stay away from it
-STORAGE_GRACE_S = 60.0  # what is found dead so soon after the disk came back died of it
+RANKING_REST = 20  # times what the last ranking took, until it is made again
 
 
 class Head:
@@ -92,7 +86,10 @@ class Head:
         self._submit_after = 0.0
         self._stop_reason = ""
         self._account_after, self._account_every_s = 0.0, ACCOUNT_EVERY_S[0]
-        self._storage_bad_until = time.monotonic() + STORAGE_GRACE_S if storage_was_bad else -math.inf
+        self._ranked_at, self._ranking_took_s = -math.inf, 0.0
+        self._collector = Collector(
+            run, config, self.state, self._jobs, self._record, self._after_trial, storage_was_bad
+        )
 
     def work(self) -> bool:
         """Run the campaign to its end; False where a signal stopped it first.
@@ -119,7 +116,7 @@ class Head:
     def _step(self) -> bool:
         """Do what can be done now; False where there was nothing."""
         self._cancel_what_is_asked()
-        collected = self._collect()
+        collected = self._collector.collect()
         self._need_reference()
         if (request := read_stop_request(self._run)) is not None:
             self._heed(request)
@@ -166,154 +163,22 @@ class Head:
                 self._after_trial(number)
             clear_cancel_request(self._run, number)
 
-    def _trial(self, key: TrialId) -> Trial:
-        return self.state.candidates[key[0]].trials[key[1:]]
-
-    # -- what trials left behind -------------------------------------------------------------------------
-
-    def _collect(self) -> bool:
-        found = False
-        for key in self.state.under_way:
-            found |= self._collect_trial(key)
-        return found
-
-    def _collect_trial(self, key: TrialId) -> bool:
-        layout = self._run.trial(*key)
-        # asked before the files are: a trial that ends in between is seen with its files at the next look
-        end = self._jobs.end(key)
-        started = self._note_start(key)
-        if layout.result.exists():
-            if not self._reference_is_settled(key):
-                return started  # what is plausible is not known yet
-            self._take_result(key)
-        elif (failure := read_failure(layout.failure)) is not None:
-            self._take_failure(key, End(*failure, own_fault=failure[0] != "storage"))
-        elif end is not None:
-            self._take_failure(key, end)
-        elif self._silent_for(key, "started") > self._config.trial.timeout:
-            self._jobs.stop([key], patience_s=1.0)
-            self._take_failure(key, End("time_limit", f"not done after {self._config.trial.timeout} s", True))
-        elif self._silent_for(key, "updated") > (self._config.watchdog.no_progress or math.inf):
-            self._jobs.stop([key], patience_s=1.0)
-            silence = f"no sign of life for {self._config.watchdog.no_progress} s"
-            self._take_failure(key, End("no_progress", silence, True))
-        else:
-            return started
-        return True
-
-    def _silent_for(self, key: TrialId, since: Literal["started", "updated"]) -> float:
-        """Seconds since the trial started, or last wrote of itself; 0 while it is not at work."""
-        progress = read_progress(self._run.trial(*key).progress)
-        running_since = self._jobs.running_since(key)
-        if progress is None or running_since is None:
-            return 0.0
-        # what a run before this one wrote does not count
-        return time.time() - max(getattr(progress, since), running_since)
-
-    def _reference_is_settled(self, key: TrialId) -> bool:
-        reference = self.state.candidates[0].trials.get(key[1:])
-        return self._is_known(key[0]) or (reference is not None and reference.settled)
-
-    def _is_known(self, candidate: int) -> bool:
-        return candidate < len(self._config.baselines)
-
-    def _note_start(self, key: TrialId) -> bool:
-        progress = None if self._trial(key).host else read_progress(self._run.trial(*key).progress)
-        if progress is None:
-            return False
-        self._record("trial_started", **_names(key), host=progress.host, pid=progress.pid)
-        return True
-
-    def _take_result(self, key: TrialId) -> None:
-        path = self._run.trial(*key).result
-        try:
-            record = read_trial(path)
-            if record.key != TrialKey(*key):
-                raise BadResult(f"it says that it is {record.key}")
-            summary = record.summary()
-            self._look_for_leak(record)
-        except BadResult as error:
-            self._take_failure(key, End("bad_result", error.reason, own_fault=True))
-            return
-        except Implausible as error:
-            self._take_failure(key, End(error.cause, f"Implausible: {error}", own_fault=True))
-            return
-        seconds = {
-            "elapsed": record.elapsed_s,
-            "startup": record.startup_s,
-            "training": record.training_s,
-            "evaluation": record.evaluation_s,
-            "gpu_hours": record.gpu_hours,
-        }
-        self._record("trial_finished", **_names(key), summary=summary.to_json(), seconds=seconds)
-        self._after_trial(key[0])
-
-    def _look_for_leak(self, record: TrialRecord) -> None:
-        """Again what the trial's watchdog looks for: it may have run before the reference's log was there."""
-        key = record.key
-        path = self._run.trial(0, key.rung, key.seed).result
-        if not self._is_known(key.candidate) and path.exists():
-            training = self._config.training
-            look_for_implausible_loss(
-                record.train.step.tolist(),
-                record.train.loss.tolist(),
-                read_trial(path).train,
-                self._config.watchdog.implausible,
-                training.warmup_steps,
-            )
-
-    def _take_failure(self, key: TrialId, end: End) -> None:
-        trial, progress = self._trial(key), read_progress(self._run.trial(*key).progress)
-        if end.cause == "killed":
-            end = self._look_into_logs(key, end)
-        if end.cause in ("storage", "environment", "killed"):
-            # nothing is decided while nothing can be written
-            require_storage(self._run.root)
-            require_storage(self._run.candidates)
-        reached = "" if progress is None else f"{progress.phase} {progress.step}"
-        # what is interrupted again and again at the same place would be so for ever
-        again = end.cause in ("interrupted", "storage") and reached == trial.reached
-        counts = int(end.own_fault or again)
-        names = {**_names(key), "cause": end.cause, "detail": end.detail}
-        if (
-            POLICIES[end.cause] in ("resume", "elsewhere")
-            and trial.restarts + counts <= self._config.trial.max_restarts
-        ):
-            self._set_aside(key)
-            self._record(
-                "trial_interrupted",
-                **names,
-                counts=counts,
-                reached=reached,
-                node=end.node or self._jobs.node(key),
-            )
-        else:
-            self._record("trial_failed", **names)
-            self._after_trial(key[0])
-
-    def _look_into_logs(self, key: TrialId, end: End) -> End:
-        """A better name for a death that left no record, where its log or the disk gives one."""
-        if time.monotonic() < self._storage_bad_until:
-            return End("storage", f"{end.detail}; the disk could not be written", own_fault=False)
-        folder = self._run.jobs(key[0], key[1])
-        said = last_words(folder.glob(f"{self._trial(key).job}_*_log.err"))
-        if said is None:
-            return end
-        return End(said[0], f"{said[1]} ({end.detail})", said[0] not in ("interrupted", "storage"), end.node)
-
-    def _set_aside(self, key: TrialId) -> None:
-        """Keep what a failed try left under a name of its own, out of the next try's way."""
-        layout = self._run.trial(*key)
-        for path in (layout.result, layout.failure):
-            if path.exists():
-                tries = len(list(path.parent.glob(f"{path.stem}-try*{path.suffix}")))
-                path.rename(path.with_name(f"{path.stem}-try{tries}{path.suffix}"))
+    # -- what follows from a trial's end ------------------------------------------------------------------
 
     def _after_trial(self, number: int) -> None:
         candidate = self.state.candidates[number]
         if candidate.settled:
             self._tidy(candidate)
-            write_ranking(current_ranking(self._run, self.state), self._run.root)
+            self._write_ranking()
+
+    def _write_ranking(self) -> None:
+        """Bring ranking.json and .csv up to date, unless that would take more than a small share of the time."""
+        began = time.monotonic()
+        if began - self._ranked_at < RANKING_REST * self._ranking_took_s:
+            return
+        write_ranking(current_ranking(self._run, self.state), self._run.root)
+        self._ranked_at = time.monotonic()
+        self._ranking_took_s = self._ranked_at - began
 
     def _reopen_reference(self) -> None:
         """Who starts a campaign again whose reference failed means it to be tried again."""
@@ -322,7 +187,7 @@ class Head:
             return
         for (rung, seed), trial in reference.trials.items():
             if trial.status == "failed":
-                self._set_aside((0, rung, seed))
+                set_aside(self._run.trial(0, rung, seed))
         self._record("reopened", candidate=0)
 
     def _need_reference(self) -> None:
@@ -396,7 +261,7 @@ class Head:
             edits=list(proposal.edits),
             fingerprint=stored.fingerprint,
             saw=list(proposal.saw),
-            baseline=self._is_known(action.candidate),
+            baseline=action.candidate < len(self._config.baselines),
         )
 
     def _check(self, candidate: int) -> None:
@@ -451,7 +316,3 @@ class Head:
         if self._warm is not None:
             self._warm.leave()
         self._log.close()
-
-
-def _names(key: TrialId) -> dict[str, int]:
-    return dict(zip(("candidate", "rung", "seed"), key, strict=True))

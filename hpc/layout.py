@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from asiarch.hpc.config import CampaignConfig
@@ -60,6 +61,7 @@ class RunLayout:
     def check(self, candidate: int) -> Path:
         return self.candidate(candidate) / "check.json"
 
+    @lru_cache(maxsize=4096)  # noqa: B019 - asked for every second
     def trial(self, candidate: int, rung: int, seed: int) -> "TrialLayout":
         return TrialLayout(self.candidate(candidate) / "trials" / f"rung{rung}-seed{seed}")
 
@@ -74,32 +76,32 @@ class TrialLayout:
 
     root: Path
 
-    @property
+    @cached_property
     def result(self) -> Path:
         return self.root / "result.h5"
 
-    @property
+    @cached_property
     def failure(self) -> Path:
         return self.root / "failure.json"
 
-    @property
+    @cached_property
     def progress(self) -> Path:
         return self.root / "progress.json"
 
-    @property
+    @cached_property
     def lock(self) -> Path:
         return self.root / "lock"
 
-    @property
+    @cached_property
     def checkpoint(self) -> Path:
         return self.root / "checkpoint"
 
-    @property
+    @cached_property
     def tasks(self) -> Path:
         """The checkpoints of the synthetic tasks' own small models, a folder each."""
         return self.root / "tasks"
 
-    @property
+    @cached_property
     def evaluation(self) -> Path:
         """What each part of the evaluation gave, a JSON file each; `result` has them all once it is there."""
         return self.root / "evaluation"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 PROBE_BYTES = 1 << 20
 FIRST_WAIT_S = 5.0
-LONGEST_WAIT_S = 300.0
+LONGEST_WAIT_S = 60.0
 
 
 def require_storage(folder: Path) -> None:

@@ -297,3 +297,42 @@ def test_trials_over_two_nodes_and_seeds_beyond_the_longest_array(cluster: Clust
     assert {len(jobs) for jobs in arrays} == {2}  # the cluster's arrays have two tasks at most
     nodes = cluster.run("sacct", "-X", "-n", "-P", "-j", ",".join(arrays[0]), "-o", "AllocNodes").split()
     assert set(nodes) == {"2"}
+
+
+def test_the_doctor_finds_what_the_cluster_would_refuse(cluster: Cluster, tmp_path: Path) -> None:
+    config = write_campaign(tmp_path, CAMPAIGN)
+
+    def doctor(*options: str) -> tuple[int, str]:
+        program = str(Path(sys.executable).with_name("asiarch-hpc"))
+        done = subprocess.run(
+            [program, "doctor", str(config), "--run", str(tmp_path / "run"), *ON_SLURM, *options],
+            env=cluster.environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    code, said = doctor("--job")
+    assert code == 0, said
+    assert "shares the folder: python" in said
+    assert "does not see a lock" not in said
+    for setting, words in (
+        ("slurm.partition=lwo", "invalid partition specified: lwo"),
+        ("slurm.nodes=64", "node"),
+        ("slurm.extra={account: nobody, constraint: none-such}", "nvalid feature specification"),
+        ("slurm.time=20s", "leaves no time for training.checkpoint_every"),
+    ):
+        options = ["--set", setting]
+        if setting == "slurm.time=20s":
+            options += ["--set", "training.checkpoint_every=10s"]
+        code, said = doctor(*options)
+        assert code == 1, (setting, said)
+        assert words in said
+    cluster.run("scontrol", "update", "PartitionName=low", "MaxTime=00:30:00")
+    try:
+        code, said = doctor("--set", "slurm.time=1h")
+    finally:
+        cluster.run("scontrol", "update", "PartitionName=low", "MaxTime=UNLIMITED")
+    assert code == 1
+    assert "set slurm.time to 30m or less" in said
