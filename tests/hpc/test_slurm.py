@@ -319,7 +319,7 @@ def test_the_doctor_finds_what_the_cluster_would_refuse(cluster: Cluster, tmp_pa
     assert "does not see a lock" not in said
     for setting, words in (
         ("slurm.partition=lwo", "invalid partition specified: lwo"),
-        ("slurm.nodes=64", "node"),
+        ("slurm.nodes=8", "node"),
         ("slurm.extra={account: nobody, constraint: none-such}", "nvalid feature specification"),
         ("slurm.time=20s", "leaves no time for training.checkpoint_every"),
     ):
