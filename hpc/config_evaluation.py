@@ -29,12 +29,15 @@ class Section(BaseModel):
 
 
 class TaskConfig(Section):
-    """A synthetic task, and the training of the small model that is scored on it."""
+    """A synthetic task, and the training of the small models that are scored on it: one a learning rate.
+
+    The model that does best on a stream that chooses is scored on another one.
+    """
 
     length: Annotated[int, BeforeValidator(number), Field(ge=4, multiple_of=2)]
     batch_size: Annotated[int, BeforeValidator(number), Field(ge=2)]
     steps: Count
-    learning_rate: Positive
+    learning_rates: Annotated[tuple[Positive, ...], Field(min_length=1)]
 
 
 class MQARConfig(TaskConfig):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +17,8 @@ from asiarch.hpc.config_evaluation import TaskName
 from asiarch.hpc.data import Batches, Dataset, evaluation_windows, open_dataset
 from asiarch.hpc.evaluation.held_out import HeldOut, held_out_loss
 from asiarch.hpc.evaluation.parts import Numbers, Parts
-from asiarch.hpc.evaluation.synthetic import SyntheticTask, accuracy, synthetic_task, task_model
+from asiarch.hpc.evaluation.synthetic import SyntheticTask, score_of_best, synthetic_task, task_model
+from asiarch.hpc.failures import Diverged
 from asiarch.hpc.layout import RunLayout, TrialLayout
 from asiarch.hpc.training.checkpoints import CheckpointFolder
 from asiarch.hpc.training.learning_rate import schedule
@@ -39,8 +41,8 @@ from asiarch.results.record import FINISHED, LossCurve, TaskResult, TrainCurve, 
 from asiarch.results.schema import read_trial, write_trial
 from asiarch.results.trial import TrialKey
 
-# streams of a synthetic task's generator: training and scoring must never meet
-TASK_TRAINING, TASK_SCORING = 0, 1
+# streams of a synthetic task's generator: training, choosing a learning rate and scoring must never meet
+TASK_TRAINING, TASK_SCORING, TASK_SELECTION = 0, 1, 2
 TASK_SCORING_BATCHES = 8
 
 
@@ -190,7 +192,30 @@ class TrialRun:
         return asdict(result) | {"training_s": 0.0, "evaluation_s": 0.0}
 
     def synthetic_task(self, name: TaskName) -> Numbers:
-        """Train a small model of the mixer on the task, and score it."""
+        """Train a small model of the mixer on the task at each learning rate, and score the one that does best.
+
+        A rate at which training diverges is not the best one.
+
+        Raises:
+            Diverged: at every rate.
+        """
+        models: list[torch.nn.Module] = []
+        training_s = 0.0
+        for place, rate in enumerate(self.config.evaluation.task(name).learning_rates):
+            try:
+                trainer = self._train_on_task(name, rate, self.layout.tasks / name / str(place))
+            except Diverged as error:
+                diverged = error
+            else:
+                training_s += trainer.progress.seconds
+                models.append(trainer.model)
+        if not models:
+            raise diverged
+        selection, scoring = (self._task_stream(name, stream) for stream in (TASK_SELECTION, TASK_SCORING))
+        score = score_of_best(models, selection, scoring, TASK_SCORING_BATCHES)
+        return asdict(score) | {"training_s": training_s}
+
+    def _train_on_task(self, name: TaskName, rate: float, checkpoints: Path) -> Trainer:
         sizes = self.config.evaluation.task(name)
         task = self._task_stream(name, TASK_TRAINING)
         language = self._model(model_sizes(self.config, task.vocabulary))
@@ -204,13 +229,12 @@ class TrialRun:
                 "micro_batch_tokens": max(sizes.length, self.config.training.micro_batch_tokens),
             }
         )
-        rates = schedule(training, sizes.learning_rate, sizes.steps)
-        folder = CheckpointFolder(self.layout.tasks / name)
+        rates = schedule(training, rate, sizes.steps)
+        folder = CheckpointFolder(checkpoints)
         share = RankShare(task, self.ranks)
         trainer = Trainer(model, share, rates, training, folder, self.random_seed, self.ranks)
         self._train(trainer, sizes.steps, name)
-        score = accuracy(trainer.model, self._task_stream(name, TASK_SCORING), TASK_SCORING_BATCHES)
-        return asdict(score) | {"training_s": trainer.progress.seconds}
+        return trainer
 
     def downstream_task(self, language: torch.nn.Module, name: str) -> Numbers:
         """A benchmark of lm-eval on the trained language model."""
@@ -223,7 +247,7 @@ class TrialRun:
 
     def _task_stream(self, name: TaskName, stream: int) -> SyntheticTask:
         seed = np.random.SeedSequence([self.config.seed, self.key.seed, stream]).generate_state(1)[0]
-        return synthetic_task(name, self.config.evaluation, int(seed), scoring=stream == TASK_SCORING)
+        return synthetic_task(name, self.config.evaluation, int(seed), scoring=stream != TASK_TRAINING)
 
     def _model(self, sizes: ModelConfig) -> LanguageModel:
         model = LanguageModel(sizes, self.mixer_class, self.ffn_width, seed=self.random_seed)
@@ -239,8 +263,10 @@ class TrialRun:
         watchdog = self._watchdog() if phase == "training" else None
 
         self.stop.training = True
-        completed = trainer.train(until_step, on_log, lambda: self.stop.requested)
-        self.stop.training = False
+        try:
+            completed = trainer.train(until_step, on_log, lambda: self.stop.requested)
+        finally:
+            self.stop.training = False
         if not completed:
             raise Stopped
         trainer.save()

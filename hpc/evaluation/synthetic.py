@@ -1,10 +1,11 @@
 """Synthetic tasks: small exact problems that tell mechanisms of token mixing apart in CPU-minutes.
 
 Each task is a seeded generator of batches, a pure function of (seed, step), with its answers exact by
-construction and its chance level known. A small model of the candidate's mixer is trained on one stream of a
-task and scored on another.
+construction and its chance level known. Small models of the candidate's mixer are trained on one stream of a task,
+one for each learning rate; the one that does best on a second stream is scored on a third.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -121,3 +122,16 @@ def accuracy(model: nn.Module, task: SyntheticTask, batches: int) -> Score:
         asked.append(answers.sum(axis=1))
     model.train()
     return Score.of(np.concatenate(right), np.concatenate(asked))
+
+
+def score_of_best(
+    models: Sequence[nn.Module], selection: SyntheticTask, scoring: SyntheticTask, batches: int
+) -> Score:
+    """The score on one stream of the model that is most accurate on another: to choose by the score would flatter it.
+
+    Of equals the first is taken.
+    """
+    best = models[0]
+    if len(models) > 1:
+        best = max(models, key=lambda model: accuracy(model, selection, batches).score)
+    return accuracy(best, scoring, batches)

@@ -16,7 +16,7 @@ from asiarch.hpc.evaluation.copying import BLANK, MARK, SelectiveCopying
 from asiarch.hpc.evaluation.induction import Induction
 from asiarch.hpc.evaluation.mqar import FILLER, MQAR
 from asiarch.hpc.evaluation.state_tracking import WordProblem, multiplication_table
-from asiarch.hpc.evaluation.synthetic import Score, accuracy, synthetic_task
+from asiarch.hpc.evaluation.synthetic import Score, accuracy, score_of_best, synthetic_task
 from asiarch.models.language_model import IGNORED_TARGET as IGNORED
 
 
@@ -178,3 +178,30 @@ def test_the_standard_error_counts_sequences_and_not_answers() -> None:
     assert score.standard_error == pytest.approx(np.sqrt(share * (1 - share) / 399))
     means = [rng.choice(whole, 400).mean() / 10 for _ in range(2000)]
     assert score.standard_error == pytest.approx(np.std(means), rel=0.1)
+
+
+class Knows(nn.Module):
+    """Tells a word problem's products in some of its streams, and nothing in the others."""
+
+    def __init__(self, *seeds: int) -> None:
+        super().__init__()
+        self.known = {seed: WordProblem("s3", 8, 4, seed) for seed in seeds}
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        logits = torch.zeros(*tokens.shape, 6)
+        for task in self.known.values():
+            for step in range(2):
+                inputs, targets = task[step]
+                if (inputs == tokens.numpy()).all():
+                    logits = nn.functional.one_hot(torch.from_numpy(targets), 6).float()
+        return logits
+
+
+def test_the_learning_rate_is_chosen_on_another_stream_than_the_score() -> None:
+    selection, scoring = (WordProblem("s3", 8, 4, seed) for seed in (1, 2))
+    good, lucky = Knows(1), Knows(2)
+    assert accuracy(lucky, scoring, 2).score == 1.0
+    assert score_of_best([lucky, good], selection, scoring, 2) == accuracy(good, scoring, 2)
+    assert score_of_best([lucky, Knows(1, 2)], selection, scoring, 2).score == 1.0
+    assert score_of_best([lucky], selection, scoring, 2).score == 1.0
