@@ -106,8 +106,7 @@ def make_policy(
 
 
 def _startable(known: Sequence[KnownCandidate]) -> list[KnownCandidate]:
-    # baselines need no result: at a campaign's start nothing else is there to edit
-    return [candidate for candidate in known if candidate.has_result or candidate.parent is None]
+    return [candidate for candidate in known if candidate.startable]
 
 
 def _best(candidates: Sequence[KnownCandidate]) -> list[KnownCandidate]:

@@ -13,7 +13,7 @@ class NothingNew(Exception):
 
 @dataclass(frozen=True)
 class KnownCandidate:
-    """What a proposer may know of a candidate. A baseline is a candidate without a parent."""
+    """What a proposer may know of a candidate."""
 
     id: int
     name: str
@@ -23,11 +23,18 @@ class KnownCandidate:
     loss: float | None  # validation loss, nats a token
     status: str  # "finished" once its fitness counts
     parent: int | None
+    baseline: bool = False
+    seed_fitness: tuple[float, ...] = ()  # the fitness of each seed's trial alone, in the seeds' order
 
     @property
     def has_result(self) -> bool:
         """Whether its fitness may steer the search."""
         return self.status == "finished" and self.fitness is not None
+
+    @property
+    def startable(self) -> bool:
+        """Whether a proposal may start from it. A baseline may before its result: at first nothing else is there."""
+        return self.has_result or (self.baseline and self.status not in ("refused", "failed", "stopped"))
 
 
 @dataclass(frozen=True)

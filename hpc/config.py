@@ -39,6 +39,7 @@ from asiarch.models.errors import UserError
 
 PRESETS = ("demo", "explore", "verify", "final")
 Preset = Literal["demo", "explore", "verify", "final"]
+ProposerName = Literal["grammar", "random"]
 Baseline = Literal["delta_net", "gated_delta_net", "gla", "linear_attention", "softmax_attention"]
 
 
@@ -235,7 +236,7 @@ class CampaignConfig(Section):
     seeds: Count
     rungs: Annotated[tuple[Fraction, ...], Field(min_length=1)]
     promote: Fraction
-    proposers: dict[Literal["grammar"], Positive]
+    proposers: dict[ProposerName, Positive]
     policy: PolicyConfig
     search: SearchConfig
     evaluation: EvaluationConfig

@@ -1,22 +1,23 @@
 """Make a candidate's program and store it in the campaign's folder, before the journal knows of it."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from asiarch.agents.grammar import BASELINE_PROGRAMS, GrammarProposer, to_spec
+from asiarch.agents.grammar import BASELINE_PROGRAMS, GrammarProposer, RandomProposer, to_spec
 from asiarch.agents.novelty import fingerprint
 from asiarch.agents.policy import make_policy
 from asiarch.agents.proposer import KnownCandidate, Proposal, Proposer
-from asiarch.hpc.config import CampaignConfig
+from asiarch.hpc.config import CampaignConfig, ProposerName
 from asiarch.hpc.layout import RunLayout
 from asiarch.hpc.state import CampaignState, Candidate
 from asiarch.models.baselines import baseline_path
 from asiarch.results.files import atomic_write_text
-from asiarch.results.ranking import candidate_fitness
+from asiarch.results.ranking import candidate_fitness, fitness_by_seed
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,10 @@ class ProposalStore:
         self._run = run
         self._config = config
         policy = make_policy(**config.policy.model_dump())
-        self._proposers: dict[str, Proposer] = {"grammar": GrammarProposer(policy)}
+        self._proposers: dict[ProposerName, Proposer] = {
+            "grammar": GrammarProposer(policy),
+            "random": RandomProposer(),
+        }
         self._stored: dict[int, StoredProposal] = {}
 
     def make(self, number: int, known: tuple[int, ...], state: CampaignState) -> StoredProposal:
@@ -78,9 +82,7 @@ class ProposalStore:
 
     def _ask(self, number: int, known: tuple[int, ...], state: CampaignState) -> Proposal:
         rng = np.random.default_rng(np.random.SeedSequence([self._config.seed, number]))
-        names = sorted(self._config.proposers)
-        shares = np.array([self._config.proposers[name] for name in names])
-        proposer = self._proposers[names[int(rng.choice(len(names), p=shares / shares.sum()))]]
+        proposer = self._proposers[draw_proposer(self._config.proposers, rng)]
         baselines = range(len(self._config.baselines))
         candidates = [state.candidates[n] for n in sorted({*baselines, *known})]
         seen = {candidate.fingerprint for candidate in state.candidates.values()}
@@ -90,11 +92,13 @@ class ProposalStore:
     def _view(self, candidate: Candidate, results_known: bool, state: CampaignState) -> KnownCandidate:
         proposal = self.load(candidate.id).proposal
         fitness = loss = None
+        seed_fitness: tuple[float, ...] = ()
         if results_known and candidate.status == "finished":
             own, reference = candidate.summaries(), state.candidates[0].summaries()
             fitness = candidate_fitness(own, reference, state.last_rung).value
             at_last = [summary.validation_loss for summary in own if summary.key.rung == state.last_rung]
             loss = float(np.mean(at_last))
+            seed_fitness = fitness_by_seed(own, reference, state.last_rung)
         return KnownCandidate(
             id=candidate.id,
             name=candidate.name,
@@ -104,7 +108,16 @@ class ProposalStore:
             loss=loss,
             status=candidate.status if results_known else "proposed",
             parent=candidate.parent,
+            baseline=candidate.baseline,
+            seed_fitness=seed_fitness,
         )
+
+
+def draw_proposer(shares: Mapping[ProposerName, float], rng: np.random.Generator) -> ProposerName:
+    """One of the proposers, each as often as its share says."""
+    names = sorted(shares)
+    weights = np.array([shares[name] for name in names])
+    return names[int(rng.choice(len(names), p=weights / weights.sum()))]
 
 
 def read_proposal(path: Path) -> dict[str, Any]:

@@ -14,9 +14,12 @@ from asiarch.hpc.locks import is_locked
 from asiarch.hpc.progress import TrialProgress, read_progress
 from asiarch.hpc.schedule import Scheduler
 from asiarch.hpc.slurm_states import PendingJob, pending_jobs
-from asiarch.hpc.standings import current_ranking
+from asiarch.hpc.standings import current_ranking, current_yields
 from asiarch.hpc.state import CampaignState, seconds_between
 from asiarch.results.ranking import Ranking
+from asiarch.results.yields import ProposerYield
+
+_TABLES = ("running", "yields", "ranking")
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Status:
         pending: how many jobs wait in Slurm, by its reason; `next_start` is the first start it expects, or empty.
         failures: how many trials failed, by cause.
         refused: how many programs the checker refused, by check.
+        yields: what each proposer's candidates came to.
     """
 
     name: str
@@ -68,17 +72,19 @@ class Status:
     next_start: str
     failures: dict[str, int]
     refused: dict[str, int]
+    yields: tuple[ProposerYield, ...]
     ranking: Ranking
 
     def to_json(self) -> dict[str, Any]:
-        """For scripts: the same, with the running trials and the ranking as plain tables."""
-        plain = {name: value for name, value in vars(self).items() if name not in ("running", "ranking")}
+        """For scripts: the same, with the running trials, the yields and the ranking as plain tables."""
+        plain = {name: value for name, value in vars(self).items() if name not in _TABLES}
         plain["usage"] = None if self.usage is None else asdict(self.usage)
         running = [
             {"candidate": t.candidate, "rung": t.rung, "seed": t.seed, **vars(t.progress)}
             for t in self.running
         ]
-        return plain | {"running": running, "ranking": self.ranking.to_json()}
+        yields = [one.to_json() for one in self.yields]
+        return plain | {"running": running, "yields": yields, "ranking": self.ranking.to_json()}
 
 
 def read_status(layout: RunLayout, config: CampaignConfig) -> Status:
@@ -93,6 +99,7 @@ def read_status(layout: RunLayout, config: CampaignConfig) -> Status:
     seconds = [t.seconds for c in state.candidates.values() for t in c.trials.values() if t.seconds]
     left = _left(elapsed, settled, total, state)
     pending = _pending(layout, config, state)
+    ranking = current_ranking(layout, state)
     starts = sorted(job.expected_start for job in pending if job.expected_start)
     return Status(
         name=config.name,
@@ -122,7 +129,8 @@ def read_status(layout: RunLayout, config: CampaignConfig) -> Status:
             )
         ),
         refused=dict(Counter(check for event in events for check in event.get("checks", ())[:1])),
-        ranking=current_ranking(layout, state),
+        yields=current_yields(state, ranking),
+        ranking=ranking,
     )
 
 

@@ -259,9 +259,29 @@ def candidate_fitness(own: Iterable[TrialSummary], reference: Iterable[TrialSumm
 
     Raises ValueError where they share no seed at that rung.
     """
+    pairs = _shared_seeds(own, reference, rung)
+    return _fitness([mine for mine, _ in pairs], [theirs for _, theirs in pairs], None)
+
+
+def fitness_by_seed(
+    own: Iterable[TrialSummary], reference: Iterable[TrialSummary], rung: int
+) -> tuple[float, ...]:
+    """The fitness that each seed's trial would have alone, for the same trials as in `candidate_fitness`.
+
+    Their mean is not the candidate's fitness, whose sigmoid is applied to the mean change: near it, while changes
+    are small.
+    """
+    return tuple(
+        _fitness([mine], [theirs], None).value for mine, theirs in _shared_seeds(own, reference, rung)
+    )
+
+
+def _shared_seeds(
+    own: Iterable[TrialSummary], reference: Iterable[TrialSummary], rung: int
+) -> list[tuple[TrialSummary, TrialSummary]]:
     mine = {trial.key.seed: trial for trial in own if trial.key.rung == rung}
     theirs = {trial.key.seed: trial for trial in reference if trial.key.rung == rung}
     shared = sorted(mine.keys() & theirs.keys())
     if not shared:
         raise ValueError(f"no shared seed with the reference at rung {rung}")
-    return _fitness([mine[seed] for seed in shared], [theirs[seed] for seed in shared], None)
+    return [(mine[seed], theirs[seed]) for seed in shared]

@@ -4,6 +4,7 @@ from asiarch.agents.grammar.edits import EDITS, Change, Edit, neighbours
 from asiarch.agents.grammar.emit import emit
 from asiarch.agents.grammar.program import BASELINE_PROGRAMS, MixerProgram, from_spec, to_spec, valid
 from asiarch.agents.grammar.proposer import GrammarProposer
+from asiarch.agents.grammar.random_proposer import RandomProposer
 
 __all__ = [
     "BASELINE_PROGRAMS",
@@ -12,6 +13,7 @@ __all__ = [
     "Edit",
     "GrammarProposer",
     "MixerProgram",
+    "RandomProposer",
     "emit",
     "from_spec",
     "neighbours",

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -15,6 +16,7 @@ from asiarch.hpc.cli.ranking import ranking_table
 from asiarch.hpc.config import load_frozen
 from asiarch.hpc.layout import RunLayout, find_run
 from asiarch.hpc.status import RunningTrial, Status, read_status
+from asiarch.results.yields import ProposerYield
 
 LEADERS = 5
 WATCH_S = 2.0
@@ -74,6 +76,8 @@ def render(current: Status, layout: RunLayout) -> RenderableType:
         lines.append(
             Text(f"* beyond noise, corrected over {current.ranking.family_size} candidates", style="dim")
         )
+    if current.yields:
+        lines += [Text(), yields_table(current.yields)]
     lines += [Text(), *_failure_lines(current), _next_line(current, layout)]
     return Group(*lines)
 
@@ -142,6 +146,22 @@ def _running_line(trial: RunningTrial) -> Text:
 
 def _leaders(current: Status, reference: str) -> Table:
     return ranking_table(current.ranking.rows[:LEADERS], reference, console().width)
+
+
+def yields_table(yields: Sequence[ProposerYield]) -> Table:
+    """A row for each proposer; the rates count candidates that beat the reference. It fits 80 columns."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    on_gpus = any(one.gpu_hours for one in yields)
+    counted = ("proposed", "accepted", "trained", ">parent", "*parent", "*ref")
+    table.add_column("proposer", no_wrap=True)
+    for title in (*counted, "*/acc.", "*/GPU-h" if on_gpus else "*/trial-h"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for one in yields:
+        beat = (one.above_parent, one.beat_parent, one.beat_reference)
+        hourly = one.for_each_gpu_hour if on_gpus else one.for_each_trial_hour
+        rates = ("-" if rate is None else f"{rate:.3g}" for rate in (one.for_each_accepted, hourly))
+        table.add_row(one.proposer, *map(str, (one.proposed, one.accepted, one.trained, *beat)), *rates)
+    return table
 
 
 def _failure_lines(current: Status) -> list[Text]:

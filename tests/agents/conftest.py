@@ -10,7 +10,7 @@ MakeKnown = Callable[..., KnownCandidate]
 
 @pytest.fixture
 def make_known() -> MakeKnown:
-    """Makes a known candidate; a fitness makes it finished, and only candidate 0 has no parent."""
+    """Makes a known candidate; a fitness makes it finished, who has no parent is a baseline."""
 
     def make(
         number: int,
@@ -18,6 +18,7 @@ def make_known() -> MakeKnown:
         program: MixerProgram = BASELINE_PROGRAMS["delta_net"],
         status: str | None = None,
         parent: int | None = 0,
+        seed_fitness: tuple[float, ...] = (),
     ) -> KnownCandidate:
         return KnownCandidate(
             id=number,
@@ -28,6 +29,8 @@ def make_known() -> MakeKnown:
             loss=None,
             status=status or ("running" if fitness is None else "finished"),
             parent=None if number == 0 else parent,
+            baseline=number == 0 or parent is None,
+            seed_fitness=seed_fitness,
         )
 
     return make

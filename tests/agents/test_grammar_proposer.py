@@ -1,11 +1,12 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from asiarch.agents.grammar import BASELINE_PROGRAMS, GrammarProposer, from_spec, valid
+from asiarch.agents.grammar import BASELINE_PROGRAMS, GrammarProposer, RandomProposer, from_spec, valid
 from asiarch.agents.grammar.program import is_spec
 from asiarch.agents.novelty import fingerprint
 from asiarch.agents.policy import PaperPolicy, RandomPolicy
@@ -87,7 +88,7 @@ from asiarch.agents.novelty import fingerprint
 from asiarch.agents.policy import RandomPolicy
 from asiarch.agents.proposer import KnownCandidate
 known = [
-    KnownCandidate(i, f"candidate{i}", emit(p), to_spec(p), None, None, "running", None)
+    KnownCandidate(i, f"candidate{i}", emit(p), to_spec(p), None, None, "running", None, True)
     for i, p in enumerate(BASELINE_PROGRAMS.values())
 ]
 for seed in range(5):
@@ -130,3 +131,30 @@ def test_programs_of_others_are_no_parents(baselines) -> None:
     assert {proposer.propose([foreign, *baselines], rng, set()).parent for _ in range(20)} == {0, 1, 2}
     with pytest.raises(NothingNew, match="no known candidate"):
         proposer.propose([foreign], rng, set())
+
+
+def test_random_programs_are_new_valid_and_blind_to_results(baselines, make_known) -> None:
+    proposer = RandomProposer()
+    known = [*baselines, make_known(3, fitness=0.9)]
+    seen: set[str] = set()
+    for seed in range(6):
+        blind = proposer.propose([], np.random.default_rng(seed), seen)
+        assert blind == proposer.propose(known, np.random.default_rng(seed), seen)
+        assert valid(from_spec(blind.spec)) == []
+        assert (blind.parent, blind.saw, blind.proposer) == (None, (), "random")
+        assert fingerprint(blind.program) not in seen
+        seen.add(fingerprint(blind.program))
+    with pytest.raises(NothingNew, match="had all been proposed"):
+        proposer.propose([], np.random.default_rng(0), Everything())
+
+
+def test_a_random_program_with_a_result_is_a_parent_as_any_other(baselines, make_known) -> None:
+    program = from_spec(RandomProposer().propose([], np.random.default_rng(0), set()).spec)
+    kept = make_known(7, fitness=0.6, program=program, parent=None)
+    failed = replace(kept, id=8, status="failed", fitness=None, baseline=False)
+    proposer, rng = GrammarProposer(RandomPolicy()), np.random.default_rng(0)
+    drawn = {
+        proposer.propose([*baselines, replace(kept, baseline=False), failed], rng, set()).parent
+        for _ in range(40)
+    }
+    assert drawn == {0, 1, 2, 7}

@@ -50,6 +50,9 @@ def test_at_the_start_baselines_and_results_are_parents_and_nothing_else(make_kn
         make_known(3, fitness=0.9, status="failed"),
         make_known(4, status="finished"),  # no fitness
         make_known(5, fitness=0.3),
+        make_known(6, status="refused", parent=None),  # a baseline
+        make_known(7, status="failed", parent=None),
+        make_known(8, status="stopped", parent=None),
     ]
     policy, rng = make_policy(name), np.random.default_rng(0)
     assert {policy.parent(known, rng).id for _ in range(100)} == {0, 1, 5}

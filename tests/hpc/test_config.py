@@ -115,7 +115,7 @@ BAD = [
     ("evaluation: {test_tokens: 10}", "10 tokens are less than one text of training.length"),
     ("data: &a {train: *a}", "c.yaml:4: write the value out: *a is not taken here"),
     ("seeds: 0", "c.yaml:4: seeds: input should be greater than or equal to 1, not 0"),
-    ("proposers: {llm: 1.0}", "c.yaml:4: proposers.llm: input should be 'grammar'"),
+    ("proposers: {llm: 1.0}", "c.yaml:4: proposers.llm: input should be 'grammar' or 'random'"),
     ("proposers: {grammar: 0.5}", "proposers: the shares sum to 0.5, not to 1"),
     ("policy: {parents: 60}", "c.yaml:4: policy: parents 60 is more than the pool 50"),
     (

@@ -4,11 +4,12 @@ import pytest
 from rich.console import Console
 
 from asiarch.hpc.cli.ranking import WIDE, ranking_table
-from asiarch.hpc.cli.status import duration
+from asiarch.hpc.cli.status import duration, yields_table
 from asiarch.hpc.state import CampaignState
 from asiarch.models.errors import UserError
 from asiarch.results.ranking import CandidateInfo, rank
 from asiarch.results.trial import TrialKey, TrialSummary
+from asiarch.results.yields import ProposerYield
 
 
 def ranked(width: int) -> list[str]:
@@ -43,6 +44,17 @@ def test_a_narrow_terminal_gets_the_main_columns_uncut() -> None:
     assert "parameters" not in header
     assert "vs delta_net (95% interval)" in header
     assert not any("…" in line for line in (header, first))
+
+
+@pytest.mark.parametrize(("gpu_hours", "unit", "rate"), [(5.0, "*/GPU-h", "0.2"), (0.0, "*/trial-h", "0.1")])
+def test_yields_fit_a_narrow_terminal(gpu_hours: float, unit: str, rate: str) -> None:
+    console = Console(width=80, highlight=False, force_terminal=False)
+    one = ProposerYield("grammar", 1234, 1200, 1100, 400, 12, 1, gpu_hours, 10.0)
+    with console.capture() as captured:
+        console.print(yields_table([one]))
+    header, row = captured.get().splitlines()
+    assert header.split()[-5:] == [">parent", "*parent", "*ref", "*/acc.", unit]
+    assert row.split() == ["grammar", "1234", "1200", "1100", "400", "12", "1", "0.000833", rate]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,98 @@
+"""Who proposes which candidate, and what it may know, without any training."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from asiarch.hpc.config import CampaignConfig, load_config
+from asiarch.hpc.layout import RunLayout
+from asiarch.hpc.proposals import ProposalStore, draw_proposer
+from asiarch.hpc.state import CampaignState
+
+SEEDS = (0, 1)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> CampaignConfig:
+    path: Path = tmp_path_factory.mktemp("config") / "c.yaml"
+    path.write_text(
+        "name: mixed\npreset: demo\nseed: 3\nseeds: 2\nproposers: {grammar: 0.5, random: 0.5}\n"
+        "search: {in_flight: 2}\nbudget: {candidates: 14}\n"
+    )
+    return load_config(path)
+
+
+class Journal:
+    """A campaign whose trials end at once, with numbers that depend on the candidate alone."""
+
+    def __init__(self, root: Path, config: CampaignConfig) -> None:
+        self.run, self.config = RunLayout(root), config
+        self.events: list[dict[str, Any]] = []
+        self.state = CampaignState()
+        self.write("campaign_started", seeds=list(SEEDS), rungs=1)
+
+    def write(self, event: str, **fields: Any) -> None:
+        record = {"time": "2026-01-01T00:00:00+00:00", "event": event, **fields}
+        self.events.append(record)
+        self.state.apply(record)
+
+    def propose(self, store: ProposalStore, number: int) -> None:
+        stored = store.make(number, tuple(range(number - 1)), self.state)
+        fields = {name: getattr(stored.proposal, name) for name in ("name", "proposer", "parent")}
+        self.write(
+            "proposed", candidate=number, fingerprint=stored.fingerprint, baseline=number == 0, **fields
+        )
+
+    def finish(self, number: int, backwards: bool = False) -> None:
+        self.write("accepted", candidate=number)
+        self.write("submitted", candidate=number, rung=0, seeds=list(SEEDS), jobs=["j", "j"])
+        for seed in reversed(SEEDS) if backwards else SEEDS:
+            names = {"candidate": number, "rung": 0, "seed": seed}
+            loss = 3 + 0.05 * float(np.random.default_rng([number, seed]).standard_normal())
+            numbers = {"validation_loss": loss, "test_loss": loss, "tokens_per_s": 1.0, "parameters": 1}
+            if number % 5 == 4:
+                self.write("trial_failed", **names, cause="diverged", detail="nan")
+            else:
+                self.write("trial_finished", **names, summary={**names, **numbers, "tasks": {}}, seconds={})
+
+
+def searched(root: Path, config: CampaignConfig, restart: bool) -> list[dict[str, Any]]:
+    """The proposals of a campaign; with restarts its head begins anew before each, and trials end in another order."""
+    root.mkdir()
+    journal = Journal(root, config)
+    store = ProposalStore(journal.run, config)
+    for number in range(15):
+        if restart:
+            journal.state = CampaignState.replay(journal.events)
+            store = ProposalStore(journal.run, config)
+        journal.propose(store, number)
+        journal.finish(number, backwards=restart)
+    return [json.loads(journal.run.proposal(number).read_text()) for number in range(15)]
+
+
+@pytest.mark.parametrize("policy", ["paper", "random"])
+def test_the_search_is_the_same_after_restarts_and_in_any_order(
+    tmp_path: Path, config: CampaignConfig, policy: str
+) -> None:
+    config = config.model_copy(update={"policy": config.policy.model_copy(update={"name": policy})})
+    one = searched(tmp_path / "one", config, restart=False)
+    assert one == searched(tmp_path / "two", config, restart=True)
+    assert {proposal["proposer"] for proposal in one} == {"baseline", "grammar", "random"}
+    for number, proposal in enumerate(one):
+        allowed = {n for n in range(number - 1) if n % 5 != 4}
+        assert set(proposal["saw"]) <= allowed
+        assert proposal["parent"] in (allowed | {0, None} if number else {None})
+    assert any(proposal["parent"] not in (0, None) for proposal in one), "nothing was built upon"
+
+
+def test_proposers_are_drawn_as_often_as_their_shares_say() -> None:
+    shares = {"random": 0.2, "grammar": 0.8}
+    drawn = [draw_proposer(shares, np.random.default_rng([7, number])) for number in range(2000)]
+    assert stats.binomtest(drawn.count("random"), 2000, 0.2).pvalue > 1e-4
+    assert drawn == [
+        draw_proposer(dict(sorted(shares.items())), np.random.default_rng([7, n])) for n in range(2000)
+    ]
