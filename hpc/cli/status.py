@@ -154,7 +154,7 @@ def yields_table(yields: Sequence[ProposerYield]) -> Table:
     on_gpus = any(one.gpu_hours for one in yields)
     counted = ("proposed", "accepted", "trained", ">parent", "*parent", "*ref")
     table.add_column("proposer", no_wrap=True)
-    for title in (*counted, "*/acc.", "*/GPU-h" if on_gpus else "*/trial-h"):
+    for title in (*counted, "*/acc.", "*/GPU-h" if on_gpus else "*/hour"):
         table.add_column(title, justify="right", no_wrap=True)
     for one in yields:
         beat = (one.above_parent, one.beat_parent, one.beat_reference)

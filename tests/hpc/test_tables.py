@@ -46,7 +46,7 @@ def test_a_narrow_terminal_gets_the_main_columns_uncut() -> None:
     assert not any("…" in line for line in (header, first))
 
 
-@pytest.mark.parametrize(("gpu_hours", "unit", "rate"), [(5.0, "*/GPU-h", "0.2"), (0.0, "*/trial-h", "0.1")])
+@pytest.mark.parametrize(("gpu_hours", "unit", "rate"), [(5.0, "*/GPU-h", "0.2"), (0.0, "*/hour", "0.1")])
 def test_yields_fit_a_narrow_terminal(gpu_hours: float, unit: str, rate: str) -> None:
     console = Console(width=80, highlight=False, force_terminal=False)
     one = ProposerYield("grammar", 1234, 1200, 1100, 400, 12, 1, gpu_hours, 10.0)
