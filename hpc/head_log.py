@@ -104,12 +104,16 @@ def running_trials(state: CampaignState, run: RunLayout) -> str:
 def _result(event: Event, state: CampaignState) -> dict[str, Any]:
     summary = event["summary"]
     pairs = {"loss": f"{summary['validation_loss']:.4f}"}
-    pairs |= {task: f"{score:.3f}" for task, score in summary["tasks"].items()}
+    pairs |= {task: _with_error(result) for task, result in summary["tasks"].items()}
     pairs["tokens_per_s"] = f"{summary['tokens_per_s']:.0f}"
     best = best_candidate(state)
     if best is not None:
         pairs["best"] = best
     return pairs
+
+
+def _with_error(result: dict[str, float]) -> str:
+    return f"{result['score']:.3f}+-{result['standard_error']:.3f}"
 
 
 def best_candidate(state: CampaignState) -> str | None:

@@ -37,9 +37,9 @@ from asiarch.models.language_model import (
     parameter_count,
     reference_parameters,
 )
-from asiarch.results.record import FINISHED, LossCurve, TaskResult, TrainCurve, TrialRecord
+from asiarch.results.record import FINISHED, LossCurve, TrainCurve, TrialRecord
 from asiarch.results.schema import read_trial, write_trial
-from asiarch.results.trial import TrialKey
+from asiarch.results.trial import TaskResult, TrialKey
 
 # streams of a synthetic task's generator: training, choosing a learning rate and scoring must never meet
 TASK_TRAINING, TASK_SCORING, TASK_SELECTION = 0, 1, 2

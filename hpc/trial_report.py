@@ -72,7 +72,10 @@ class TrialReport:
             validation_loss=f"{validation.loss[-1]:.4f}",
             validation_error=f"{validation.standard_error[-1]:.4f}",
             bits_per_byte=f"{validation.bits_per_byte[-1]:.4f}",
-            **{task: f"{result.score:.3f}" for task, result in record.tasks.items()},
+            **{
+                task: f"{result.score:.3f}+-{result.standard_error:.3f}"
+                for task, result in record.tasks.items()
+            },
             elapsed_s=f"{record.elapsed_s:.1f}",
         )
 

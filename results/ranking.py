@@ -22,9 +22,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from asiarch.results.files import atomic_write_text
-from asiarch.results.fitness import Fitness, benchmark_change, fitness, relative_loss_change
+from asiarch.results.fitness import Change, Fitness, benchmark_change, fitness, relative_loss_change
 from asiarch.results.statistics import Paired, benjamini_hochberg, paired_difference
-from asiarch.results.trial import TrialKey, TrialSummary
+from asiarch.results.trial import TaskResult, TrialKey, TrialSummary
 
 ALPHA = 0.05
 RECALL_TASK = "mqar"
@@ -52,6 +52,11 @@ class RankingRow:
     tried; None where the number of seeds, or being the reference, leaves none. `significant`: adjusted p <
     0.05 and a lower loss. `fitness` and its parts rest on validation loss, `tasks` and the judge. `recall`
     is the score of mqar.
+
+    `test_loss_error`, `validation_loss_error`, `benchmark_part_error` and the errors in `tasks` are those of measuring
+    each seed's model on so much text (`test_windows`, `validation_windows`) or so many examples (`n`): the mean of the
+    seeds' errors, since all seeds see the same text and may see the same questions. They say nothing of how much seeds
+    differ, which `test_loss_sd` and the paired interval do.
     """
 
     rank: int
@@ -61,7 +66,11 @@ class RankingRow:
     seeds: int
     test_loss: float
     test_loss_sd: float | None
+    test_loss_error: float
+    test_windows: int
     validation_loss: float
+    validation_loss_error: float
+    validation_windows: int
     difference: float | None
     low: float | None
     high: float | None
@@ -71,6 +80,7 @@ class RankingRow:
     fitness: float
     loss_part: float
     benchmark_part: float | None
+    benchmark_part_error: float | None
     judge_part: float | None
     recall: float | None
     tokens_per_s: float
@@ -78,7 +88,7 @@ class RankingRow:
     origin: str
     parent: int | None
     path: str
-    tasks: dict[str, float]
+    tasks: dict[str, TaskResult]
 
 
 @dataclass(frozen=True)
@@ -142,7 +152,8 @@ def rank(
 def write_ranking(ranking: Ranking, run_dir: Path) -> None:
     """Write ranking.json and ranking.csv to `run_dir`, each atomically. The two hold the same rows.
 
-    In the CSV an absent number is an empty field and a task's mean score is a column `score_<task>`.
+    In the CSV an absent number is an empty field; a task has the columns `score_<task>`, `n_<task>` and
+    `standard_error_<task>`.
     """
     text = json.dumps(ranking.to_json(), indent=1, allow_nan=False, ensure_ascii=False)
     atomic_write_text(run_dir / "ranking.json", text + "\n")
@@ -179,7 +190,7 @@ def _row(
     paired = paired_difference([trial.test_loss for trial in own], [trial.test_loss for trial in base])
     difference = Paired(0.0, None, None, None, len(own)) if is_reference else paired
     fit = _fitness(own, base, judge)
-    tasks = {task: fmean(trial.tasks[task] for trial in own) for task in _shared(base)}
+    tasks = {task: _mean_result([trial.tasks[task] for trial in own]) for task in _shared(base)}
     return RankingRow(
         rank=0,
         candidate=info.candidate,
@@ -188,7 +199,11 @@ def _row(
         seeds=len(own),
         test_loss=fmean(trial.test_loss for trial in own),
         test_loss_sd=stdev(trial.test_loss for trial in own) if len(own) > 1 else None,
+        test_loss_error=fmean(trial.test_error for trial in own),
+        test_windows=min(trial.test_windows for trial in own),
         validation_loss=fmean(trial.validation_loss for trial in own),
+        validation_loss_error=fmean(trial.validation_error for trial in own),
+        validation_windows=min(trial.validation_windows for trial in own),
         difference=None if is_reference else difference.mean,
         low=difference.low,
         high=difference.high,
@@ -198,14 +213,23 @@ def _row(
         fitness=fit.value,
         loss_part=fit.loss_part,
         benchmark_part=fit.benchmark_part,
+        benchmark_part_error=fit.benchmark_error,
         judge_part=fit.judge_part,
-        recall=tasks.get(RECALL_TASK),
+        recall=tasks[RECALL_TASK].score if RECALL_TASK in tasks else None,
         tokens_per_s=fmean(trial.tokens_per_s for trial in own),
         parameters=own[0].parameters,
         origin=info.origin,
         parent=info.parent,
         path=info.path,
         tasks=tasks,
+    )
+
+
+def _mean_result(results: Sequence[TaskResult]) -> TaskResult:
+    return TaskResult(
+        score=fmean(result.score for result in results),
+        n=min(result.n for result in results),
+        standard_error=fmean(result.standard_error for result in results),
     )
 
 
@@ -219,7 +243,11 @@ def _fitness(own: Sequence[TrialSummary], base: Sequence[TrialSummary], judge: f
     loss = fmean(relative_loss_change(ref.validation_loss, mine.validation_loss) for mine, ref in pairs)
     changes = [benchmark_change(ref.tasks, mine.tasks) for mine, ref in pairs]
     known = [change for change in changes if change is not None]
-    return fitness(loss, fmean(known) if known else None, judge)
+    if not known:
+        return fitness(loss, None, judge)
+    # seeds may see the same questions: their errors do not average out
+    benchmark = Change(fmean(c.value for c in known), fmean(c.standard_error for c in known))
+    return fitness(loss, benchmark, judge)
 
 
 def _corrected(rows: Sequence[RankingRow]) -> list[RankingRow]:
@@ -247,9 +275,10 @@ def _csv(ranking: Ranking) -> str:
     columns = [column.name for column in fields(RankingRow) if column.name != "tasks"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*columns, *(f"score_{task}" for task in tasks)])
+    parts = [column.name for column in fields(TaskResult)]
+    writer.writerow([*columns, *(f"{part}_{task}" for task in tasks for part in parts)])
     for row in ranking.rows:
-        scores = [row.tasks.get(task) for task in tasks]
+        scores = [getattr(row.tasks.get(task), part, None) for task in tasks for part in parts]
         writer.writerow([*(getattr(row, column) for column in columns), *scores])
     return text.getvalue()
 

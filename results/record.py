@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
-from asiarch.results.trial import BadResult, TrialKey, TrialSummary
+from asiarch.results.trial import BadResult, TaskResult, TrialKey, TrialSummary
 
 # `finished` alone may be ranked; the others say why the trial stopped before its budget.
 FINISHED = "finished"
@@ -60,15 +60,6 @@ class LossCurve:
     windows: Integers
 
 
-@dataclass(frozen=True)
-class TaskResult:
-    """A benchmark's score (higher is better), its number of examples and its standard error."""
-
-    score: float
-    n: int
-    standard_error: float
-
-
 @dataclass(frozen=True, eq=False)
 class TrialRecord:
     """One trial's result.
@@ -114,7 +105,11 @@ class TrialRecord:
             test_loss=float(self.test.loss[-1]),
             tokens_per_s=float(np.median(self.train.tokens_per_s)),
             parameters=self.parameters,
-            tasks={name: task.score for name, task in self.tasks.items()},
+            validation_error=float(self.validation.standard_error[-1]),
+            validation_windows=int(self.validation.windows[-1]),
+            test_error=float(self.test.standard_error[-1]),
+            test_windows=int(self.test.windows[-1]),
+            tasks=dict(self.tasks),
         )
 
 

@@ -6,7 +6,7 @@ Light: importing this needs neither numpy nor h5py, so `status` and the journal 
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 RESULT_NAME = "result.h5"
@@ -46,12 +46,21 @@ class TrialKey:
 
 
 @dataclass(frozen=True)
-class TrialSummary:
-    """The numbers of one finished trial. Raises ValueError where a loss or a score is not finite.
+class TaskResult:
+    """A benchmark's score (higher is better), its number of examples and its standard error."""
 
-    `validation_loss` (nats a token) selects, `test_loss` (nats a token) is reported and never selects.
-    `tasks` maps a benchmark's name to its score, higher is better. `tokens_per_s` is the training
-    throughput, `parameters` the size of the whole language model.
+    score: float
+    n: int
+    standard_error: float
+
+
+@dataclass(frozen=True)
+class TrialSummary:
+    """The numbers of one finished trial. Raises ValueError where a loss, a score or an error is not finite.
+
+    `validation_loss` (nats a token) selects, `test_loss` (nats a token) is reported and never selects. Their standard
+    errors, `validation_error` and `test_error`, are over as many windows of text. `tasks` maps a benchmark's name to
+    its result. `tokens_per_s` is the training throughput, `parameters` the size of the whole language model.
     """
 
     key: TrialKey
@@ -59,19 +68,26 @@ class TrialSummary:
     test_loss: float
     tokens_per_s: float
     parameters: int
-    tasks: Mapping[str, float] = field(default_factory=dict)
+    validation_error: float
+    validation_windows: int
+    test_error: float
+    test_windows: int
+    tasks: Mapping[str, TaskResult] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, value in (
             ("validation loss", self.validation_loss),
             ("test loss", self.test_loss),
             ("tokens per second", self.tokens_per_s),
+            ("standard error of the validation loss", self.validation_error),
+            ("standard error of the test loss", self.test_error),
+            *((f"standard error of {task}", result.standard_error) for task, result in self.tasks.items()),
         ):
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{self.key}: the {name} is {value}, need a finite number >= 0")
-        for task, score in self.tasks.items():
-            if not math.isfinite(score):
-                raise ValueError(f"{self.key}: the score of {task} is {score}, need a finite number")
+        for task, result in self.tasks.items():
+            if not math.isfinite(result.score):
+                raise ValueError(f"{self.key}: the score of {task} is {result.score}, need a finite number")
 
     def to_json(self) -> dict[str, object]:
         """A dict for `json.dumps`, through which floats survive bit for bit."""
@@ -83,7 +99,11 @@ class TrialSummary:
             "test_loss": self.test_loss,
             "tokens_per_s": self.tokens_per_s,
             "parameters": self.parameters,
-            "tasks": dict(self.tasks),
+            "validation_error": self.validation_error,
+            "validation_windows": self.validation_windows,
+            "test_error": self.test_error,
+            "test_windows": self.test_windows,
+            "tasks": {name: asdict(result) for name, result in self.tasks.items()},
         }
 
     @classmethod
@@ -91,15 +111,25 @@ class TrialSummary:
         """The inverse of `to_json`. Raises ValueError on a missing part or one of the wrong type."""
         tasks = data.get("tasks")
         if not isinstance(tasks, Mapping):
-            raise ValueError("a trial's summary needs `tasks`, a table of scores")
+            raise ValueError("a trial's summary needs `tasks`, a table of results")
         return cls(
             key=TrialKey(_integer(data, "candidate"), _integer(data, "rung"), _integer(data, "seed")),
             validation_loss=_number(data, "validation_loss"),
             test_loss=_number(data, "test_loss"),
             tokens_per_s=_number(data, "tokens_per_s"),
             parameters=_integer(data, "parameters"),
-            tasks={str(task): _number(tasks, task) for task in tasks},
+            validation_error=_number(data, "validation_error"),
+            validation_windows=_integer(data, "validation_windows"),
+            test_error=_number(data, "test_error"),
+            test_windows=_integer(data, "test_windows"),
+            tasks={str(name): _task_result(result) for name, result in tasks.items()},
         )
+
+
+def _task_result(data: object) -> TaskResult:
+    if not isinstance(data, Mapping):
+        raise ValueError(f"a task's result needs score, n and standard_error, not {data!r}")
+    return TaskResult(_number(data, "score"), _integer(data, "n"), _number(data, "standard_error"))
 
 
 def _integer(data: Mapping[str, object], name: str) -> int:

@@ -14,7 +14,7 @@ from asiarch.hpc.journal import read_journal
 from asiarch.hpc.layout import RunLayout, find_run
 from asiarch.hpc.standings import current_ranking
 from asiarch.hpc.state import CampaignState
-from asiarch.results.ranking import Ranking, RankingRow
+from asiarch.results.ranking import RECALL_TASK, Ranking, RankingRow
 
 WIDE = 165  # columns of a terminal that shows the whole table
 
@@ -79,7 +79,7 @@ def _columns(reference: str) -> list[_Column]:
         _Column(f"vs {reference} (95% interval)", _difference, "left", narrow=True),
         _Column("p adj.", lambda row: "" if row.p_adjusted is None else f"{row.p_adjusted:.4f}"),
         _Column("fitness", lambda row: f"{row.fitness:.3f}", narrow=True),
-        _Column("recall", lambda row: "" if row.recall is None else f"{row.recall:.3f}", narrow=True),
+        _Column("recall +-error", _recall, narrow=True),
         _Column("tokens/s", lambda row: f"{row.tokens_per_s / 1000:.1f}k"),
         _Column("parameters", lambda row: f"{row.parameters:,}"),
         _Column("origin", lambda row: row.origin, "left"),
@@ -89,6 +89,11 @@ def _columns(reference: str) -> list[_Column]:
 def _loss(row: RankingRow) -> str:
     deviation = "" if row.test_loss_sd is None else f" +-{row.test_loss_sd:.4f}"
     return f"{row.test_loss:.4f}{deviation}"
+
+
+def _recall(row: RankingRow) -> str:
+    result = row.tasks.get(RECALL_TASK)
+    return "" if result is None else f"{result.score:.3f} +-{result.standard_error:.3f}"
 
 
 def _difference(row: RankingRow) -> str:
@@ -101,14 +106,25 @@ def _difference(row: RankingRow) -> str:
 
 
 def legend(table: Ranking, reference: str) -> str:
-    """What the columns mean, in three lines."""
+    """What the columns mean, a line each."""
     return (
         f"vs {reference}: difference of the test loss, paired over {len(table.seeds)} seeds, with its 95% interval "
         "(lower is better).\n"
         f"*: adjusted p < {table.alpha:g} (Benjamini-Hochberg over all {table.family_size} candidates with results). "
         "Validation text and recall chose; the test text chose nothing.\n"
-        "fitness: mean of the loss part and the recall part"
+        + _measured(table)
+        + "fitness: mean of the loss part and the recall part"
         + (", no judge took part." if table.judge == "none" else " and the judge's.")
+    )
+
+
+def _measured(table: Ranking) -> str:
+    """How much was measured: the same for all, since all are measured on the reference's tasks."""
+    row = table.rows[0]
+    asked = "".join(f", {name} {result.n:,} answers" for name, result in row.tasks.items())
+    return (
+        f"Measured for each seed: test loss on {row.test_windows:,} windows of text, validation loss on "
+        f"{row.validation_windows:,}{asked}; +-error is the standard error of that.\n"
     )
 
 

@@ -30,7 +30,7 @@ from torch import Tensor, distributed, nn
 
 from asiarch.hpc.data.tokenizer import Tokenizer
 from asiarch.hpc.training.ranks import Ranks
-from asiarch.results.record import TaskResult
+from asiarch.results.trial import TaskResult
 
 # where the literature on linear attention reports the score normalised by length (GLA, arXiv 2312.06635)
 LENGTH_NORMALISED = ("hellaswag", "arc_challenge")

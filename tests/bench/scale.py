@@ -36,9 +36,9 @@ from asiarch.hpc.data import prepare
 from asiarch.hpc.head_log import HeadLog
 from asiarch.hpc.journal import Journal
 from asiarch.hpc.layout import RunLayout
-from asiarch.results.record import FINISHED, LossCurve, TaskResult, TrainCurve, TrialRecord
+from asiarch.results.record import FINISHED, LossCurve, TrainCurve, TrialRecord
 from asiarch.results.schema import write_trial
-from asiarch.results.trial import TrialKey
+from asiarch.results.trial import TaskResult, TrialKey
 
 CAMPAIGN = """
 name: scale

@@ -8,7 +8,7 @@ from asiarch.hpc.cli.status import duration, yields_table
 from asiarch.hpc.state import CampaignState
 from asiarch.models.errors import UserError
 from asiarch.results.ranking import CandidateInfo, rank
-from asiarch.results.trial import TrialKey, TrialSummary
+from asiarch.results.trial import TaskResult, TrialKey, TrialSummary
 from asiarch.results.yields import ProposerYield
 
 
@@ -20,7 +20,8 @@ def ranked(width: int) -> list[str]:
             2.1 - 0.1 * c,
             9e3,
             1000,
-            {"mqar": 0.5},
+            *(0.01, 64, 0.01, 64),
+            {"mqar": TaskResult(0.5, 100, 0.05)},
         )
         for c in (0, 1)
         for seed in (0, 1, 2)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from records import loss_curve
 
-from asiarch.results.record import TaskResult, TrainCurve, TrialRecord
-from asiarch.results.trial import TrialKey
+from asiarch.results.record import TrainCurve, TrialRecord
+from asiarch.results.trial import TaskResult, TrialKey
 
 MakeRecord = Callable[..., TrialRecord]
 

@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 from asiarch.results.ranking import CandidateInfo, RankingRow, rank, write_ranking
-from asiarch.results.trial import TrialKey, TrialSummary
+from asiarch.results.trial import TaskResult, TrialKey, TrialSummary
 
 SEEDS = (0, 1, 2)
 NOISE = (0.00, 0.03, -0.02)  # what a seed does to every candidate
@@ -35,7 +35,11 @@ def trials(
             test_loss=(validation if test is None else test) + shift[seed],
             tokens_per_s=1000.0 + seed,
             parameters=12345,
-            tasks=tasks or {},
+            validation_error=0.01,
+            validation_windows=64,
+            test_error=0.02,
+            test_windows=128,
+            tasks={name: TaskResult(score, 512, 0.01 * (seed + 1)) for name, score in (tasks or {}).items()},
         )
         for seed in seeds
     ]
@@ -113,7 +117,7 @@ def test_more_candidates_weaken_a_p_value() -> None:
     alone = by_id(rank(few, info(0, 1), 0, SEEDS).rows)[1]
     noise = np.random.default_rng(0).normal(0, 0.01, (40, 3))
     others = [
-        TrialSummary(TrialKey(10 + c, 0, s), 4.0, 4.0 + NOISE[s] + noise[c, s], 1000.0, 1)
+        TrialSummary(TrialKey(10 + c, 0, s), 4.0, 4.0 + NOISE[s] + noise[c, s], 1e3, 1, 0.0, 9, 0.0, 9)
         for c in range(40)
         for s in SEEDS
     ]
@@ -204,6 +208,8 @@ def test_files_hold_the_ranking(tmp_path: Path) -> None:
     assert float(rows[0]["p_value"]) == ranking.rows[0].p_value
     assert rows[1]["difference"] == ""
     assert float(rows[0]["score_mqar"]) == ranking.rows[0].recall
+    assert (rows[0]["n_mqar"], float(rows[0]["standard_error_mqar"])) == ("512", pytest.approx(0.02))
+    assert ranking.rows[0].tasks["mqar"].standard_error == pytest.approx(0.02)
     assert {path.name for path in tmp_path.iterdir()} == {"ranking.json", "ranking.csv"}
 
 

@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from records import loss_curve
 
-from asiarch.results.record import TaskResult, TrialRecord
+from asiarch.results.record import TrialRecord
 from asiarch.results.schema import BadResult, TrialKey, read_trial, write_trial
-from asiarch.results.trial import TrialSummary
+from asiarch.results.trial import TaskResult, TrialSummary
 
 MakeRecord = Callable[..., TrialRecord]
 
@@ -86,7 +86,16 @@ def test_every_valid_value_survives(
 
 def test_summary_takes_the_last_validation_loss_and_the_median_throughput(make_record: MakeRecord) -> None:
     assert make_record().summary() == TrialSummary(
-        TrialKey(7, 0, 1), 1 / 3, 4.25, 4.0, 123_456, {"mqar": 0.5, "state_tracking": 0.25}
+        key=TrialKey(7, 0, 1),
+        validation_loss=1 / 3,
+        test_loss=4.25,
+        tokens_per_s=4.0,
+        parameters=123_456,
+        validation_error=1 / 3 / 100,
+        validation_windows=16,
+        test_error=0.0425,
+        test_windows=16,
+        tasks={"mqar": TaskResult(0.5, 100, 0.05), "state_tracking": TaskResult(0.25, 40, 0.0)},
     )
 
 
@@ -358,12 +367,20 @@ def test_a_killed_writer_leaves_one_whole_record(tmp_path: Path, make_record: Ma
 
 
 def test_a_summary_refuses_what_is_not_a_number() -> None:
-    good = TrialSummary(TrialKey(1, 2, 3), 4.0, 4.1, 100.0, 10, {"mqar": 0.1}).to_json()
-    for name, value in [("validation_loss", math.nan), ("test_loss", None), ("tasks", 1), ("seed", 1.5)]:
+    result = {"score": 0.1, "n": 5, "standard_error": 0.1}
+    good = TrialSummary(
+        TrialKey(1, 2, 3), 4.0, 4.1, 100.0, 10, 0.1, 9, 0.1, 9, {"mqar": TaskResult(**result)}
+    ).to_json()
+    assert good["tasks"] == {"mqar": result}
+    for name, value in [
+        *(("validation_loss", math.nan), ("test_loss", None), ("tasks", 1), ("seed", 1.5)),
+        *(("validation_error", math.inf), ("test_error", -0.1), ("test_windows", None)),
+    ]:
         with pytest.raises(ValueError, match="need"):
             TrialSummary.from_json({**good, name: value})
-    with pytest.raises(ValueError, match="need"):
-        TrialSummary.from_json({**good, "tasks": {"mqar": math.inf}})
+    for wrong in (0.1, {**result, "score": math.inf}, {**result, "standard_error": math.nan}, {"score": 0.1}):
+        with pytest.raises(ValueError, match="need"):
+            TrialSummary.from_json({**good, "tasks": {"mqar": wrong}})
 
 
 def test_paths_name_their_trial(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import pytest
 from records import loss_curve
 
 import asiarch.results.store as store
-from asiarch.results.record import TaskResult, TrialRecord
+from asiarch.results.record import TrialRecord
 from asiarch.results.schema import write_trial
 from asiarch.results.store import aggregate
-from asiarch.results.trial import TrialKey
+from asiarch.results.trial import TaskResult, TrialKey
 
 MakeRecord = Callable[..., TrialRecord]
 CANDIDATES = [
