@@ -79,10 +79,13 @@ def _print_results(layout: RunLayout, state: CampaignState, candidate: Candidate
         summary = trial.summary
         numbers = ("", "", "", "")
         if summary is not None:
-            tasks = " ".join(f"{task} {score:.3f}" for task, score in summary.tasks.items())
+            tasks = ", ".join(
+                f"{task} {result.score:.3f} +-{result.standard_error:.3f} (n {result.n})"
+                for task, result in summary.tasks.items()
+            )
             numbers = (
-                f"{summary.validation_loss:.4f}",
-                f"{summary.test_loss:.4f}",
+                f"{summary.validation_loss:.4f} +-{summary.validation_error:.4f}",
+                f"{summary.test_loss:.4f} +-{summary.test_error:.4f}",
                 tasks,
                 f"{summary.tokens_per_s:.0f}",
             )
