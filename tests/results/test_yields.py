@@ -15,7 +15,17 @@ SCATTER = np.random.default_rng(0).normal(0, 0.004, (9, 3))
 def trials(candidate: int, validation: float, test: float, rung: int = 0) -> list[TrialSummary]:
     noise = SCATTER[candidate] + (0.0, 0.05, -0.03)
     return [
-        TrialSummary(TrialKey(candidate, rung, seed), validation + noise[seed], test + noise[seed], 1.0, 1)
+        TrialSummary(
+            TrialKey(candidate, rung, seed),
+            validation + noise[seed],
+            test + noise[seed],
+            1.0,
+            1,
+            0.0,
+            9,
+            0.0,
+            9,
+        )
         for seed in SEEDS
     ]
 
@@ -69,7 +79,10 @@ def test_beating_the_parent_survives_a_correction_over_all_with_parents() -> Non
 
     def results(count: int) -> list[TrialSummary]:
         keys = [(n, seed) for n in range(count) for seed in SEEDS]
-        return [TrialSummary(TrialKey(n, 0, s), 3 + noise[n, s], 3 + noise[n, s], 1.0, 1) for n, s in keys]
+        return [
+            TrialSummary(TrialKey(n, 0, s), 3 + noise[n, s], 3 + noise[n, s], 1.0, 1, 0.0, 9, 0.0, 9)
+            for n, s in keys
+        ]
 
     def beat(count: int) -> int:
         infos = [CandidateInfo(n, "c", "x", None, "x") for n in range(count)]
