@@ -4,9 +4,13 @@ Shapes: B batch, L length, H heads, N chunks, C positions in a chunk, K key dime
 Chunks come first, (N, B*H, C, ...), so that the recurrence over chunks takes contiguous slices.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from asiarch.kernels.documents import ChunkTable, chunk_table, document_of
 
 
 def fitting_chunk_size(chunk_size: int, length: int) -> int:
@@ -16,40 +20,50 @@ def fitting_chunk_size(chunk_size: int, length: int) -> int:
     return min(chunk_size, 1 << (length - 1).bit_length())
 
 
-def to_chunks(x: Tensor, chunk_size: int) -> Tensor:
-    """(B, L, H) or (B, L, H, D) -> (N, B*H, C) or (N, B*H, C, D), the end filled with zeros.
+@dataclass(frozen=True)
+class Chunks:
+    """How a batch, or a row of documents, is cut into chunks of `size` positions."""
 
-    Zeros are neutral in every operator: k = v = 0 writes nothing, log decay 0 forgets nothing.
-    """
-    batch, length, heads, *rest = x.shape
-    missing = -length % chunk_size
-    if missing:
-        x = functional.pad(x, [0, 0] * (1 + len(rest)) + [0, missing])
-    x = x.view(batch, -1, chunk_size, heads, *rest)
-    x = x.permute(1, 0, 3, 2, *range(4, x.dim()))
-    return x.reshape(-1, batch * heads, chunk_size, *rest)
+    size: int
+    batch: int
+    length: int
+    table: ChunkTable | None  # for documents
+    source: (
+        Tensor | None
+    )  # (N * C,) for documents: the position that each place of a chunk takes, `length` if none
+    place: Tensor | None  # (L,) for documents: the place that each position takes
 
+    @classmethod
+    def cut(cls, batch: int, length: int, size: int, cu_seqlens: Tensor | None) -> "Chunks":
+        """Chunks of `size` for a batch of sequences, or for documents in one row."""
+        if cu_seqlens is None:
+            return cls(size, batch, length, None, None, None)
+        table = chunk_table(cu_seqlens, length, size)
+        source = table.start.unsqueeze(1) + torch.arange(size, device=cu_seqlens.device)
+        source = torch.where(source < table.stop.unsqueeze(1), source, length)
+        document = document_of(cu_seqlens, length)
+        within = torch.arange(length, device=cu_seqlens.device) - cu_seqlens.long()[document]
+        return cls(size, batch, length, table, source.flatten(), table.first[document] * size + within)
 
-def from_chunks(x: Tensor, batch: int, length: int) -> Tensor:
-    """(N, B*H, C, V) -> (B, L, H, V): the inverse of `to_chunks`."""
-    chunks, _, chunk_size, dim = x.shape
-    x = x.view(chunks, batch, -1, chunk_size, dim).permute(1, 0, 3, 2, 4)
-    return x.reshape(batch, chunks * chunk_size, -1, dim)[:, :length]
+    def split(self, x: Tensor) -> Tensor:
+        """(B, L, H) or (B, L, H, D) -> (N, B*H, C) or (N, B*H, C, D), the ends filled with zeros.
 
+        Zeros are neutral in every operator: k = v = 0 writes nothing, log decay 0 forgets nothing.
+        """
+        heads, *rest = x.shape[2:]
+        if self.source is not None:
+            x = functional.pad(x[0], [0, 0] * (1 + len(rest)) + [0, 1])[self.source]
+            return x.unflatten(0, (-1, self.size)).transpose(1, 2).contiguous()
+        missing = -self.length % self.size
+        if missing:
+            x = functional.pad(x, [0, 0] * (1 + len(rest)) + [0, missing])
+        x = x.view(self.batch, -1, self.size, heads, *rest)
+        x = x.permute(1, 0, 3, 2, *range(4, x.dim()))
+        return x.reshape(-1, self.batch * heads, self.size, *rest)
 
-def start_state(initial_state: Tensor | None, like: Tensor, key_dim: int, value_dim: int) -> Tensor:
-    """The state before the first chunk, (B*H, K, V), with the dtype and device of `like` (N, B*H, ...)."""
-    if initial_state is None:
-        return like.new_zeros(like.shape[1], key_dim, value_dim)
-    return initial_state.to(like.dtype).reshape(-1, key_dim, value_dim)
-
-
-def pairwise_decay(log_decay_sums: Tensor) -> Tensor:
-    """Decay from position j to position i of a chunk, (..., C) -> (..., C, C); zero for j > i.
-
-    Taken as exp of a difference that is <= 0 wherever it is kept, so that it cannot overflow.
-    """
-    size = log_decay_sums.shape[-1]
-    future = torch.ones(size, size, dtype=torch.bool, device=log_decay_sums.device).triu(1)
-    difference = log_decay_sums.unsqueeze(-1) - log_decay_sums.unsqueeze(-2)
-    return difference.masked_fill(future, -torch.inf).exp()
+    def join(self, x: Tensor) -> Tensor:
+        """(N, B*H, C, V) -> (B, L, H, V): the inverse of `split`."""
+        if self.place is not None:
+            return x.transpose(1, 2).flatten(0, 1)[self.place].unsqueeze(0)
+        x = x.unflatten(1, (self.batch, -1)).permute(1, 0, 3, 2, 4)
+        return x.flatten(1, 2)[:, : self.length]

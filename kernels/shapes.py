@@ -10,8 +10,10 @@ def expect_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
 
 
-def expect_qkv(q: Tensor, k: Tensor, v: Tensor, initial_state: Tensor | None) -> None:
-    """Check (B, L, H, K), (B, L, H, K), (B, L, H, V), a state (B, H, K, V), and L >= 1; else ValueError."""
+def expect_qkv(
+    q: Tensor, k: Tensor, v: Tensor, initial_state: Tensor | None, documents: int | None = None
+) -> None:
+    """Check (B, L, H, K), (B, L, H, K), (B, L, H, V), states (B or documents, H, K, V), L >= 1; else ValueError."""
     if q.dim() != 4:
         raise ValueError(f"q has shape {tuple(q.shape)}, expected (batch, length, heads, key dimension)")
     batch, length, heads, key_dim = q.shape
@@ -23,7 +25,8 @@ def expect_qkv(q: Tensor, k: Tensor, v: Tensor, initial_state: Tensor | None) ->
             f"v has shape {tuple(v.shape)}, expected ({batch}, {length}, {heads}, value dimension)"
         )
     if initial_state is not None:
-        expect_shape("initial_state", initial_state, (batch, heads, key_dim, v.shape[-1]))
+        rows = batch if documents is None else documents
+        expect_shape("initial_state", initial_state, (rows, heads, key_dim, v.shape[-1]))
 
 
 def compute_dtype(*tensors: Tensor) -> torch.dtype:

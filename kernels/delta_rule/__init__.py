@@ -2,8 +2,7 @@
 
 from torch import Tensor
 
-from asiarch.kernels.delta_rule.chunk import chunk_delta_rule
-from asiarch.kernels.shapes import expect_qkv, expect_shape
+from asiarch.kernels.recurrence import recurrence
 
 __all__ = ["delta_rule"]
 
@@ -17,7 +16,8 @@ def delta_rule(
     scale: float | None = None,
     initial_state: Tensor | None = None,
     output_final_state: bool = False,
-    chunk_size: int = 32,
+    cu_seqlens: Tensor | None = None,
+    chunk_size: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """S_t = (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T;  o_t = scale q_t^T S_t.
 
@@ -29,19 +29,28 @@ def delta_rule(
         v: (B, L, H, V).
         beta: (B, L, H), in [0, 2]: how much of the old value is replaced.
         scale: factor of the output, K**-0.5 if None.
-        initial_state: (B, H, K, V), zeros if None.
-        output_final_state: also return the state after the last position.
-        chunk_size: a power of two; changes speed, not the result.
+        initial_state: (B, H, K, V), or (documents, H, K, V) with cu_seqlens; zeros if None.
+        output_final_state: also return the state after the last position, of each document with cu_seqlens.
+        cu_seqlens: (documents + 1,) int32 or int64, for documents laid end to end in one row (B = 1): where each
+            starts, and L. None of them reads another.
+        chunk_size: a power of two, None for the fastest; changes speed, not the result. Length 1 takes one step.
 
     Returns:
-        o (B, L, H, V) in v's dtype, and the state (B, H, K, V) or None. Sums are taken and the state
+        o (B, L, H, V) in v's dtype, and the state, shaped as initial_state, or None. Sums are taken and the state
         is held in float32, or float64 for float64 inputs.
 
     Raises:
-        ValueError: a shape does not fit, or the chunk size is not a power of two.
+        ValueError: a shape, cu_seqlens or the chunk size does not fit.
     """
-    expect_qkv(q, k, v, initial_state)
-    expect_shape("beta", beta, tuple(q.shape[:3]))
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    output, state = chunk_delta_rule(q, k, v, beta, scale, initial_state, chunk_size)
+    output, state = recurrence(
+        q,
+        k,
+        v,
+        beta=beta,
+        log_decay=None,
+        scale=scale,
+        initial_state=initial_state,
+        cu_seqlens=cu_seqlens,
+        chunk_size=chunk_size,
+    )
     return output, state if output_final_state else None

@@ -15,7 +15,7 @@ def naive_gated_delta_rule(
     scale: float,
     initial_state: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """S_t = exp(log_decay_t) (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T;  o_t = scale q_t^T S_t."""
+    """S_t = (I - beta_t k_t k_t^T) diag(exp(log_decay_t)) S_{t-1} + beta_t k_t v_t^T;  o_t = scale q_t^T S_t."""
     dtype = compute_dtype(q, k, v)
     batch, length, heads, key_dim = q.shape
     state = q.new_zeros(batch, heads, key_dim, v.shape[-1], dtype=dtype)
@@ -24,7 +24,8 @@ def naive_gated_delta_rule(
     outputs = []
     for t in range(length):
         key = k[:, t, :, :, None].to(dtype)
-        state = state * log_decay[:, t, :, None, None].to(dtype).exp()
+        decay = log_decay[:, t].to(dtype).exp()
+        state = state * (decay[..., None, None] if log_decay.dim() == 3 else decay[..., None])
         error = v[:, t, :, None, :].to(dtype) - key.mT @ state
         state = state + beta[:, t, :, None, None].to(dtype) * key * error
         outputs.append(scale * (q[:, t, :, None, :].to(dtype) @ state).squeeze(-2))

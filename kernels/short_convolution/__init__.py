@@ -5,6 +5,7 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional
 
+from asiarch.kernels.documents import expect_documents
 from asiarch.kernels.shapes import expect_shape
 from asiarch.kernels.short_convolution.chunk import chunk_short_convolution
 
@@ -19,6 +20,7 @@ def short_convolution(
     activation: Literal["silu"] | None = None,
     initial_state: Tensor | None = None,
     output_final_state: bool = False,
+    cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """y_t = activation(bias + sum_i weight[:, i] x_{t - width + 1 + i}), elementwise over channels.
 
@@ -29,25 +31,31 @@ def short_convolution(
         weight: (D, width).
         bias: (D,) or None.
         activation: None or "silu".
-        initial_state: the inputs before the first position, oldest first, (B, width - 1, D); zeros if None.
-        output_final_state: also return the last width - 1 inputs.
+        initial_state: the inputs before the first position, oldest first, (B, width - 1, D), or
+            (documents, width - 1, D) with cu_seqlens; zeros if None.
+        output_final_state: also return the last width - 1 inputs, of each document with cu_seqlens.
+        cu_seqlens: (documents + 1,) int32 or int64, for documents laid end to end in one row (B = 1): where each
+            starts, and L. None of them reads another.
 
     Returns:
-        y (B, L, D), and the state (B, width - 1, D) or None.
+        y (B, L, D) in x's dtype, and the state, shaped as initial_state, or None. Sums are taken in float32, or
+        float64 for float64 inputs.
 
     Raises:
-        ValueError: a shape does not fit, or the activation is unknown.
+        ValueError: a shape or cu_seqlens does not fit, or the activation is unknown.
     """
     if x.dim() != 3 or x.shape[1] < 1:
         raise ValueError(f"x has shape {tuple(x.shape)}, expected (batch, length >= 1, channels)")
-    batch, _, channels = x.shape
+    batch, length, channels = x.shape
     if weight.dim() != 2 or weight.shape[0] != channels or weight.shape[1] < 1:
         raise ValueError(f"weight has shape {tuple(weight.shape)}, expected ({channels}, width >= 1)")
+    rows = batch if cu_seqlens is None else expect_documents(cu_seqlens, batch, length)
     if bias is not None:
         expect_shape("bias", bias, (channels,))
     if initial_state is not None:
-        expect_shape("initial_state", initial_state, (batch, weight.shape[1] - 1, channels))
+        expect_shape("initial_state", initial_state, (rows, weight.shape[1] - 1, channels))
     if activation not in (None, "silu"):
         raise ValueError(f'activation is {activation!r}, expected None or "silu"')
-    y, state = chunk_short_convolution(x, weight, bias, initial_state)
-    return functional.silu(y) if activation == "silu" else y, state if output_final_state else None
+    y, state = chunk_short_convolution(x, weight, bias, initial_state, cu_seqlens)
+    y = functional.silu(y) if activation == "silu" else y
+    return y.to(x.dtype), state if output_final_state else None

@@ -31,7 +31,7 @@ def assert_same_function(
     reference: Callable[..., Sequence[Tensor]],
     inputs: Sequence[Tensor],
     dtype: torch.dtype,
-    least_scale: float = 1e-6,
+    least_scale: float = 1e-3,
 ) -> None:
     """Outputs and all gradients of `fast` in `dtype` against those of `reference` in float64."""
     results = []

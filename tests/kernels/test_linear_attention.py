@@ -47,7 +47,12 @@ def naive(state: Tensor, q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None =
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=15,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(
     length=st.integers(1, 70),
     key_dim=st.integers(1, 9),
@@ -85,6 +90,13 @@ def test_extreme_decay(kind: str, strength: str, same_function: Callable[..., No
         decay = torch.where(decay < -0.5, -20.0, 0.0).to(decay)
     # The gradient to such a decay is about exp(-20), a difference of sums of order 1: it has their rounding.
     same_function(fast(32), naive, [*rest, decay], torch.float32, least_scale=0.01)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_derivatives_by_finite_differences(kind: str) -> None:
+    state, *rest = inputs(kind, 7, 3, 2)
+    leaves = [x[:, :, :1].requires_grad_() for x in rest]
+    assert torch.autograd.gradcheck(fast(4), (state[:, :1].requires_grad_(), *leaves))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -20,7 +20,12 @@ def inputs(length: int, key_dim: int, value_dim: int) -> list[Tensor]:
     ]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(
     length=st.integers(1, 40),
     window=st.integers(1, 45),

@@ -1,0 +1,42 @@
+"""The recurrence that linear attention and the delta rules share, and the choice of its implementation."""
+
+from torch import Tensor
+
+from asiarch.kernels.documents import expect_documents
+from asiarch.kernels.recurrence.chunk import chunk_recurrence
+from asiarch.kernels.recurrence.step import step_recurrence
+from asiarch.kernels.shapes import expect_qkv, expect_shape
+
+__all__ = ["recurrence"]
+
+CPU_CHUNK = 32  # the fastest on one CPU thread at length 256 and dimension 32
+
+
+def recurrence(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    beta: Tensor | None,
+    log_decay: Tensor | None,
+    scale: float | None,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    chunk_size: int | None,
+) -> tuple[Tensor, Tensor]:
+    """S_t = D_t S_{t-1} + k_t w_t^T with w_t = v_t, or beta_t (v_t - (D_t S_{t-1})^T k_t);  o_t = scale q_t^T S_t.
+
+    D_t is exp(log_decay_t), a number a head (B, L, H) or a diagonal (B, L, H, K), or 1. The other shapes, and the
+    errors, are those of the public operators. Gives o and the last state.
+    """
+    documents = None if cu_seqlens is None else expect_documents(cu_seqlens, q.shape[0], q.shape[1])
+    expect_qkv(q, k, v, initial_state, documents)
+    if beta is not None:
+        expect_shape("beta", beta, tuple(q.shape[:3]))
+    if log_decay is not None:
+        expect_shape("log_decay", log_decay, tuple(q.shape if log_decay.dim() == 4 else q.shape[:3]))
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if q.shape[1] == 1 and cu_seqlens is None:
+        return step_recurrence(q, k, v, beta, log_decay, scale, initial_state)
+    size = CPU_CHUNK if chunk_size is None else chunk_size
+    return chunk_recurrence(q, k, v, beta, log_decay, scale, initial_state, cu_seqlens, size)
