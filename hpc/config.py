@@ -40,7 +40,16 @@ from asiarch.models.errors import UserError
 PRESETS = ("demo", "explore", "verify", "final")
 Preset = Literal["demo", "explore", "verify", "final"]
 ProposerName = Literal["grammar", "random"]
-Baseline = Literal["delta_net", "gated_delta_net", "gla", "linear_attention", "softmax_attention"]
+Baseline = Literal[
+    "delta_net",
+    "gated_delta_net",
+    "gla",
+    "kimi_delta_attention",
+    "linear_attention",
+    "mamba2",
+    "retnet",
+    "softmax_attention",
+]
 
 
 class DataConfig(Section):

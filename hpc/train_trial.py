@@ -88,7 +88,9 @@ class TrialRun:
         self.report = TrialReport(self.key, self.layout, self.started, self.ranks.rank)
         self.report.phase("starting")
         self.dataset: Dataset = open_dataset(self.run.dataset(self.config))
-        self.mixer_class = load_mixer_class(self.run.program(self.key.candidate))
+        # its own torch.compile is for GPUs: on a CPU it would wait for a compiler longer than it saves
+        program = self.run.program(self.key.candidate)
+        self.mixer_class = load_mixer_class(program, compiled=self.device.type == "cuda")
         self.sizes = model_sizes(self.config, self.dataset.manifest.vocab_size)
         self.ffn_width = self._matched_width()
 

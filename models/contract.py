@@ -21,6 +21,7 @@ import types
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from asiarch.models.fla_compat.imports import TwinImports, WithoutCompile
 from asiarch.models.static_policy import ContractError, Finding, parse_program
 
 if TYPE_CHECKING:
@@ -38,22 +39,32 @@ __all__ = [
 _load_number = itertools.count()
 
 
-def load_mixer_class(path: Path | None = None, source: str | None = None) -> type[nn.Module]:
+def load_mixer_class(
+    path: Path | None = None, source: str | None = None, *, compiled: bool = False
+) -> type[nn.Module]:
     """The mixer class of a program, given as a file or as its text (`path` then only names it in errors).
 
     The text must keep the static policy. It is executed in a module of its own name; nothing is added to
     `sys.path`. Of several nn.Module classes the mixer is the one that no other class of the file uses.
+    flash-linear-attention's names become their twins, and a program that casts to bfloat16 by name computes
+    in its input's dtype (`asiarch.models.fla_compat`). Its own torch.compile is left out unless `compiled`.
 
     Raises ContractError, with file and line, for a file that cannot be read, a syntax error, a breach of the
     policy, an exception while the file is executed, and a mixer that is missing or ambiguous.
     """
+    # imports torch, which reading a program does not
+    from asiarch.models.fla_compat.precision import follow_input_dtype, names_low_precision
+
     if source is None:
         if path is None:
             raise ValueError("give a path or a source")
         source = read_program(path)
     file = str(path) if path is not None else "<candidate>"
     tree = parse_program(source, file)
-    return _pick_mixer(_execute(source, file), tree, file)
+    mixer_class = _pick_mixer(_execute(source, file, compiled), tree, file)
+    if names_low_precision(tree):
+        follow_input_dtype(mixer_class)
+    return mixer_class
 
 
 def read_program(path: Path) -> str:
@@ -102,7 +113,7 @@ def error_line(error: BaseException, file: str) -> int | None:
     return lines[-1] if lines else None
 
 
-def _execute(source: str, file: str) -> types.ModuleType:
+def _execute(source: str, file: str, compiled: bool) -> types.ModuleType:
     digest = hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()[:12]
     module = types.ModuleType(f"asiarch_candidate_{digest}_{next(_load_number)}")
     module.__file__ = file
@@ -110,7 +121,10 @@ def _execute(source: str, file: str) -> types.ModuleType:
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
     sys.modules[module.__name__] = module
     try:
-        exec(compile(source, file, "exec", dont_inherit=True), module.__dict__)
+        tree = ast.parse(source, filename=file)
+        for rewrite in (TwinImports(), *(() if compiled else (WithoutCompile(),))):
+            tree = ast.fix_missing_locations(rewrite.visit(tree))
+        exec(compile(tree, file, "exec", dont_inherit=True), module.__dict__)
     except (Exception, SystemExit) as error:
         del sys.modules[module.__name__]
         line = error_line(error, file) or 1

@@ -6,6 +6,7 @@ feed-forward width is solved for a given parameter count. Shapes: B batch, L len
 """
 
 import hashlib
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -158,8 +159,22 @@ def seeded(seed: int, part: str) -> Iterator[None]:
 
 
 def build_mixer(config: ModelConfig, mixer_class: type[nn.Module], layer: int) -> nn.Module:
-    """The mixer of one layer, built from the contract's arguments."""
-    return mixer_class(hidden_size=config.hidden_size, num_heads=config.num_heads, layer_idx=layer)
+    """The mixer of one layer, built from the contract's arguments, under other usual names where it has those."""
+    taken = inspect.signature(mixer_class).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
+        return mixer_class(hidden_size=config.hidden_size, num_heads=config.num_heads, layer_idx=layer)
+    sizes = {"hidden_size": config.hidden_size, "num_heads": config.num_heads, "layer_idx": layer}
+    other_names = {"hidden_size": "d_model", "num_heads": "n_heads"}
+    arguments = {}
+    for name, value in sizes.items():
+        other = other_names.get(name, name)
+        if name in taken or other not in taken:
+            arguments[name] = value
+        else:
+            arguments[other] = value
+    if "layer_idx" not in taken:
+        del arguments["layer_idx"]
+    return mixer_class(**arguments)
 
 
 def parameter_count(module: nn.Module) -> int:

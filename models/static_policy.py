@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from asiarch.models.errors import UserError
+from asiarch.models.fla_compat.names import MODULES as TWIN_MODULES
+from asiarch.models.fla_compat.names import missing_name
 
-ALLOWED_MODULES = frozenset(
+ALLOWED_MODULES = TWIN_MODULES | frozenset(
     {"__future__", "math", "typing", "dataclasses", "collections.abc", "functools", "asiarch.kernels"}
     | {"einops", "einops.layers", "einops.layers.torch"}
     | {"torch", "torch.nn", "torch.nn.functional", "torch.nn.init", "torch.nn.parameter", "torch.nn.modules"}
@@ -132,13 +134,15 @@ class _PolicyVisitor(ast.NodeVisitor):
         self.imported = dict(_imported_names(tree))
         self.private = set(_private_names_defined(tree))
 
+        self.parameters: list[frozenset[str]] = []
+
     def refuse(self, node: ast.AST, text: str) -> None:
         self.findings.append(Finding(getattr(node, "lineno", 1), text))
 
     def visit_Import(self, node: ast.Import) -> None:
         for alias in node.names:
             if alias.name not in ALLOWED_MODULES:
-                self.refuse(node, f"imports {alias.name}, which is not on the list of allowed imports")
+                self.refuse(node, f"imports {alias.name}, {_not_allowed(alias.name)}")
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
         if node.level:
@@ -149,7 +153,7 @@ class _PolicyVisitor(ast.NodeVisitor):
             if alias.name == "*":
                 self.refuse(node, f"imports * from {node.module}; name what is used")
             elif full not in ALLOWED_MODULES and node.module not in ALLOWED_MODULES:
-                self.refuse(node, f"imports from {node.module}, which is not on the list of allowed imports")
+                self.refuse(node, f"imports from {node.module}, {_not_allowed(str(node.module))}")
             elif full not in ALLOWED_MODULES:
                 self._check_dotted(node, full, start=len(f"{node.module}".split(".")))
 
@@ -169,7 +173,7 @@ class _PolicyVisitor(ast.NodeVisitor):
 
     def visit_Name(self, node: ast.Name) -> None:
         if isinstance(node.ctx, ast.Load):
-            if node.id in DENIED_BUILTINS:
+            if node.id in DENIED_BUILTINS and not any(node.id in names for names in self.parameters):
                 self.refuse(node, f"uses {node.id}()")
             elif node.id in LITERAL_ATTRIBUTE_BUILTINS:
                 self.refuse(node, f"uses {node.id} other than in a call with a literal name")
@@ -179,6 +183,23 @@ class _PolicyVisitor(ast.NodeVisitor):
             self._check_rebinding(node, node.id)
         if _DUNDER.fullmatch(node.id) and node.id not in ALLOWED_DUNDER_NAMES:
             self.refuse(node, f"uses the name {node.id}")
+
+    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> None:
+        """A parameter hides a builtin of its name in the body; defaults and decorators are outside of it."""
+        for field, value in ast.iter_fields(node):
+            names = frozenset(arg.arg for arg in _parameters(node.args)) if field == "body" else frozenset()
+            self.parameters.append(names)
+            for child in value if isinstance(value, list) else [value]:
+                if isinstance(child, ast.AST):
+                    self.visit(child)
+            self.parameters.pop()
+
+    visit_AsyncFunctionDef = visit_FunctionDef
+    visit_Lambda = visit_FunctionDef
+
+    def visit_Global(self, node: ast.Global) -> None:
+        for name in DENIED_BUILTINS.intersection(node.names):
+            self.refuse(node, f"uses {name}()")
 
     def visit_arg(self, node: ast.arg) -> None:
         self._check_rebinding(node, node.arg)
@@ -213,6 +234,9 @@ class _PolicyVisitor(ast.NodeVisitor):
         name = node.args[1] if len(node.args) > 1 else None
         if not (isinstance(name, ast.Constant) and isinstance(name.value, str)):
             self.refuse(node, f"calls {function}() with a name that is not a literal")
+        elif function == "hasattr" and _DUNDER.fullmatch(name.value):
+            self.visit(node.args[0])  # it answers whether, and hands nothing out
+            return
         else:
             self._check_attribute(node, name.value, stored=function != "getattr")
         target = node.args[0] if node.args else None
@@ -238,6 +262,10 @@ class _PolicyVisitor(ast.NodeVisitor):
             denied = next((prefix for prefix in prefixes if prefix in DENIED_NAMES), None)
             if denied:
                 self.refuse(node, f"reaches for {denied}, which the policy refuses")
+        if ".".join(parts[:2]) in TWIN_MODULES or parts[0] == "fla":
+            missing = missing_name(dotted)
+            if missing:
+                self.refuse(node, f"reaches for {dotted}: {missing}")
         if parts[0] == "asiarch" and parts[1:2] != ["kernels"]:
             self.refuse(
                 node, f"reaches for {dotted}; of this project a candidate may use asiarch.kernels alone"
@@ -259,6 +287,20 @@ class _PolicyVisitor(ast.NodeVisitor):
         if not isinstance(node, ast.Name) or node.id not in self.imported:
             return None
         return ".".join((self.imported[node.id], *reversed(parts)))
+
+
+def _parameters(arguments: ast.arguments) -> Iterator[ast.arg]:
+    yield from (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)
+    yield from (argument for argument in (arguments.vararg, arguments.kwarg) if argument is not None)
+
+
+def _not_allowed(module: str) -> str:
+    if module.split(".")[0] != "fla":
+        return "which is not on the list of allowed imports"
+    known = ", ".join(
+        sorted(name for name in TWIN_MODULES if name.count(".") == 1 and name.startswith("fla."))
+    )
+    return f"of which nothing is offered here; there are {known} and modules below them"
 
 
 def _imported_names(tree: ast.Module) -> Iterator[tuple[str, str]]:

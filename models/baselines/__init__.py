@@ -6,7 +6,16 @@ from asiarch.models.errors import UserError
 
 __all__ = ["BASELINES", "baseline_path"]
 
-BASELINES: tuple[str, ...] = ("delta_net", "gated_delta_net", "gla", "linear_attention", "softmax_attention")
+BASELINES: tuple[str, ...] = (
+    "delta_net",
+    "gated_delta_net",
+    "gla",
+    "kimi_delta_attention",
+    "linear_attention",
+    "mamba2",
+    "retnet",
+    "softmax_attention",
+)
 
 
 def baseline_path(name: str) -> Path:

@@ -1,6 +1,6 @@
 """DeltaNet (Yang et al., "Parallelizing Linear Transformers with the Delta Rule", 2024).
 
-Shapes: B batch, L length, D hidden size, H heads, K = D / H, the dimension of a head's keys and values.
+Shapes: B batch, L length, D hidden size, H heads, K key dimension of a head, V its value dimension.
 """
 
 from typing import Any
@@ -20,19 +20,23 @@ class DeltaNet(nn.Module):
         num_heads: int,
         layer_idx: int | None = None,
         conv_width: int = 4,
+        expand_k: float = 1.0,
+        expand_v: float = 1.0,
         **config: Any,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.q_proj = nn.Linear(hidden_size, hidden_size, bias=False)
-        self.k_proj = nn.Linear(hidden_size, hidden_size, bias=False)
-        self.v_proj = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.layer_idx: Any = layer_idx
+        key_size, value_size = int(hidden_size * expand_k), int(hidden_size * expand_v)
+        self.q_proj = nn.Linear(hidden_size, key_size, bias=False)
+        self.k_proj = nn.Linear(hidden_size, key_size, bias=False)
+        self.v_proj = nn.Linear(hidden_size, value_size, bias=False)
         self.beta_proj = nn.Linear(hidden_size, num_heads, bias=False)
-        self.q_conv = self._filter(hidden_size, conv_width)
-        self.k_conv = self._filter(hidden_size, conv_width)
-        self.v_conv = self._filter(hidden_size, conv_width)
-        self.norm_weight = nn.Parameter(torch.ones(hidden_size // num_heads))
-        self.o_proj = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.q_conv = self._filter(key_size, conv_width)
+        self.k_conv = self._filter(key_size, conv_width)
+        self.v_conv = self._filter(value_size, conv_width)
+        self.norm_weight = nn.Parameter(torch.ones(value_size // num_heads))
+        self.o_proj = nn.Linear(value_size, hidden_size, bias=False)
 
     @staticmethod
     def _filter(channels: int, width: int) -> nn.Parameter:
@@ -50,11 +54,26 @@ class DeltaNet(nn.Module):
         use_cache: bool = False,
         **kwargs: Any,
     ) -> Tensor:
-        """(B, L, D) -> (B, L, D)."""
-        q, _ = short_convolution(self.q_proj(hidden_states), self.q_conv, activation="silu")
-        k, _ = short_convolution(self.k_proj(hidden_states), self.k_conv, activation="silu")
-        v, _ = short_convolution(self.v_proj(hidden_states), self.v_conv, activation="silu")
+        """(B, L, D) -> (B, L, D). `cu_seqlens`: borders of documents in one row. `past_key_values`: a `Cache`."""
+        past = past_key_values
+        before = past[self.layer_idx] if past is not None and len(past) > self.layer_idx else {}
+        rules: dict[str, Any] = {"output_final_state": use_cache, "cu_seqlens": kwargs.get("cu_seqlens")}
+        convolved, conv_state = [], []
+        inputs = (self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states))
+        filters = (self.q_conv, self.k_conv, self.v_conv)
+        for x, weight, tail in zip(inputs, filters, before.get("conv_state") or (None,) * 3, strict=True):
+            y, state = short_convolution(x, weight, activation="silu", initial_state=tail, **rules)
+            convolved.append(self._heads(y))
+            conv_state.append(state)
+        q, k, v = convolved
         beta = torch.sigmoid(self.beta_proj(hidden_states))
-        q, k = l2_norm(self._heads(q)), l2_norm(self._heads(k))
-        o, _ = delta_rule(q, k, self._heads(v), beta)
+        memory = before.get("recurrent_state")
+        o, memory = delta_rule(l2_norm(q), l2_norm(k), v, beta, initial_state=memory, **rules)
+        if use_cache and past is not None:
+            past.update(
+                recurrent_state=memory,
+                conv_state=tuple(conv_state),
+                layer_idx=self.layer_idx,
+                offset=hidden_states.shape[1],
+            )
         return self.o_proj(rms_norm(o, self.norm_weight).flatten(-2))

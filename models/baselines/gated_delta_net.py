@@ -1,6 +1,7 @@
 """Gated DeltaNet (Yang, Kautz and Hatamizadeh, "Gated Delta Networks", 2025).
 
-Shapes: B batch, L length, D hidden size, H heads, K = D / H, the dimension of a head's keys and values.
+Shapes: B batch, L length, D hidden size, H heads, K key dimension of a head, V its value dimension. (The paper has
+K = 3/4 D / H and V = 2 K; here K = V = D / H unless asked for, so that all baselines' memories are equally large.)
 """
 
 import math
@@ -26,24 +27,29 @@ class GatedDeltaNet(nn.Module):
         num_heads: int,
         layer_idx: int | None = None,
         conv_width: int = 4,
+        head_dim: int | None = None,
+        expand_v: float = 1.0,
         **config: Any,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.q_proj = nn.Linear(hidden_size, hidden_size, bias=False)
-        self.k_proj = nn.Linear(hidden_size, hidden_size, bias=False)
-        self.v_proj = nn.Linear(hidden_size, hidden_size, bias=False)
-        self.gate_proj = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.layer_idx: Any = layer_idx
+        key_size = num_heads * (head_dim or hidden_size // num_heads)
+        value_size = int(key_size * expand_v)
+        self.q_proj = nn.Linear(hidden_size, key_size, bias=False)
+        self.k_proj = nn.Linear(hidden_size, key_size, bias=False)
+        self.v_proj = nn.Linear(hidden_size, value_size, bias=False)
+        self.gate_proj = nn.Linear(hidden_size, value_size, bias=False)
         self.beta_proj = nn.Linear(hidden_size, num_heads, bias=False)
         self.step_proj = nn.Linear(hidden_size, num_heads, bias=False)
-        self.q_conv = self._filter(hidden_size, conv_width)
-        self.k_conv = self._filter(hidden_size, conv_width)
-        self.v_conv = self._filter(hidden_size, conv_width)
+        self.q_conv = self._filter(key_size, conv_width)
+        self.k_conv = self._filter(key_size, conv_width)
+        self.v_conv = self._filter(value_size, conv_width)
         self.A_log = nn.Parameter(torch.empty(num_heads).uniform_(*RATE).log())
         step = torch.empty(num_heads).uniform_(math.log(STEP[0]), math.log(STEP[1])).exp()
         self.dt_bias = nn.Parameter(step + torch.log(-torch.expm1(-step)))  # softplus(dt_bias) = step
-        self.norm_weight = nn.Parameter(torch.ones(hidden_size // num_heads))
-        self.o_proj = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.norm_weight = nn.Parameter(torch.ones(value_size // num_heads))
+        self.o_proj = nn.Linear(value_size, hidden_size, bias=False)
 
     @staticmethod
     def _filter(channels: int, width: int) -> nn.Parameter:
@@ -53,6 +59,12 @@ class GatedDeltaNet(nn.Module):
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1))
 
+    def _log_decay(self, hidden_states: Tensor) -> Tensor:
+        """(B, L, D) -> (B, L, H), in float32 or above."""
+        step = self.step_proj(hidden_states)
+        step = step.to(torch.promote_types(step.dtype, torch.float32))
+        return -self.A_log.to(step).exp() * functional.softplus(step + self.dt_bias.to(step))
+
     def forward(
         self,
         hidden_states: Tensor,
@@ -61,14 +73,28 @@ class GatedDeltaNet(nn.Module):
         use_cache: bool = False,
         **kwargs: Any,
     ) -> Tensor:
-        """(B, L, D) -> (B, L, D)."""
-        q, _ = short_convolution(self.q_proj(hidden_states), self.q_conv, activation="silu")
-        k, _ = short_convolution(self.k_proj(hidden_states), self.k_conv, activation="silu")
-        v, _ = short_convolution(self.v_proj(hidden_states), self.v_conv, activation="silu")
+        """(B, L, D) -> (B, L, D). `cu_seqlens`: borders of documents in one row. `past_key_values`: a `Cache`."""
+        past = past_key_values
+        before = past[self.layer_idx] if past is not None and len(past) > self.layer_idx else {}
+        rules: dict[str, Any] = {"output_final_state": use_cache, "cu_seqlens": kwargs.get("cu_seqlens")}
+        convolved, conv_state = [], []
+        inputs = (self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states))
+        filters = (self.q_conv, self.k_conv, self.v_conv)
+        for x, weight, tail in zip(inputs, filters, before.get("conv_state") or (None,) * 3, strict=True):
+            y, state = short_convolution(x, weight, activation="silu", initial_state=tail, **rules)
+            convolved.append(self._heads(y))
+            conv_state.append(state)
+        q, k, v = l2_norm(convolved[0]), l2_norm(convolved[1]), convolved[2]
         beta = torch.sigmoid(self.beta_proj(hidden_states))
-        step = functional.softplus(self.step_proj(hidden_states).float() + self.dt_bias.float())
-        log_decay = -self.A_log.float().exp() * step
-        q, k = l2_norm(self._heads(q)), l2_norm(self._heads(k))
-        o, _ = gated_delta_rule(q, k, self._heads(v), beta, log_decay)
+        memory = before.get("recurrent_state")
+        log_decay = self._log_decay(hidden_states)
+        o, memory = gated_delta_rule(q, k, v, beta, log_decay, initial_state=memory, **rules)
+        if use_cache and past is not None:
+            past.update(
+                recurrent_state=memory,
+                conv_state=tuple(conv_state),
+                layer_idx=self.layer_idx,
+                offset=hidden_states.shape[1],
+            )
         gate = self._heads(self.gate_proj(hidden_states))
         return self.o_proj(gated_rms_norm(o, gate, self.norm_weight).flatten(-2))

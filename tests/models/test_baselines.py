@@ -1,4 +1,4 @@
-"""The baselines: the contract's signature, causality, and that each does what its paper says."""
+"""The baselines: the contract's signature, causality, decoding with a cache, and documents in one row."""
 
 import ast
 import inspect
@@ -7,21 +7,30 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from asiarch.kernels import l2_norm
-from asiarch.kernels.delta_rule.naive import naive_delta_rule
-from asiarch.kernels.gated_delta_rule.naive import naive_gated_delta_rule
-from asiarch.kernels.linear_attention.naive import naive_linear_attention
 from asiarch.models.baselines import BASELINES, baseline_path
 from asiarch.models.baselines.delta_net import DeltaNet
 from asiarch.models.baselines.gated_delta_net import GatedDeltaNet
 from asiarch.models.baselines.gla import GLA
+from asiarch.models.baselines.kimi_delta_attention import KimiDeltaAttention
 from asiarch.models.baselines.linear_attention import LinearAttention
+from asiarch.models.baselines.mamba2 import Mamba2
+from asiarch.models.baselines.retnet import RetNet
 from asiarch.models.baselines.softmax_attention import SoftmaxAttention
+from asiarch.models.contract import load_mixer_class
 from asiarch.models.errors import UserError
+from asiarch.models.fla_compat.cache import Cache
 
-MIXERS: list[type[nn.Module]] = [DeltaNet, GatedDeltaNet, GLA, LinearAttention, SoftmaxAttention]
+MIXERS: list[type[nn.Module]] = [
+    DeltaNet,
+    GatedDeltaNet,
+    GLA,
+    KimiDeltaAttention,
+    LinearAttention,
+    Mamba2,
+    RetNet,
+    SoftmaxAttention,
+]
 EACH = pytest.mark.parametrize("mixer_class", MIXERS)
 
 
@@ -30,21 +39,18 @@ def build(mixer_class: type[nn.Module]) -> Any:
     return mixer_class(hidden_size=24, num_heads=2, layer_idx=0).double()
 
 
-def hidden(length: int = 45) -> Tensor:
-    return torch.randn(2, length, 24, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+def hidden(length: int = 45, batch: int = 2) -> Tensor:
+    return torch.randn(batch, length, 24, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-def heads(x: Tensor) -> Tensor:
-    return x.unflatten(-1, (2, 12))
-
-
-def test_every_baseline_is_a_file_with_one_class() -> None:
+def test_every_baseline_is_a_program_with_one_class() -> None:
     for name, mixer_class in zip(BASELINES, MIXERS, strict=True):
         path = baseline_path(name)
         assert path.samefile(inspect.getfile(mixer_class))
         assert [n.name for n in ast.parse(path.read_text()).body if isinstance(n, ast.ClassDef)] == [
             mixer_class.__name__
         ]
+        assert load_mixer_class(path).__name__ == mixer_class.__name__
 
 
 def test_an_unknown_baseline_gets_the_names_that_exist() -> None:
@@ -54,7 +60,7 @@ def test_an_unknown_baseline_gets_the_names_that_exist() -> None:
 
 @EACH
 def test_unknown_arguments_of_the_ecosystem_are_taken(mixer_class: type[nn.Module]) -> None:
-    mixer = mixer_class(hidden_size=24, num_heads=2, layer_idx=1, expand_v=1)
+    mixer = mixer_class(hidden_size=24, num_heads=2, layer_idx=1, max_position_embeddings=1)
     y = mixer(
         hidden().float(), attention_mask=None, past_key_values=None, use_cache=False, output_attentions=False
     )
@@ -63,7 +69,20 @@ def test_unknown_arguments_of_the_ecosystem_are_taken(mixer_class: type[nn.Modul
 
 
 @EACH
-@pytest.mark.parametrize("changed", [1, 16, 31, 32, 44])
+def test_all_memories_are_equally_large(mixer_class: type[nn.Module]) -> None:
+    """D^2 / H numbers a layer, so that a comparison is of what is done with them."""
+    cache = Cache()
+    build(mixer_class)(hidden(), past_key_values=cache, use_cache=True)
+    memory = cache[0]["recurrent_state"]
+    if mixer_class is SoftmaxAttention:
+        assert memory is None
+        return
+    normaliser = 24 if mixer_class is LinearAttention else 0  # it keeps the sum of its keys as well
+    assert memory[0].numel() == 24 * 24 // 2 + normaliser
+
+
+@EACH
+@pytest.mark.parametrize("changed", [1, 31, 44])
 def test_the_past_does_not_see_the_future(mixer_class: type[nn.Module], changed: int) -> None:
     mixer, x = build(mixer_class), hidden()
     before = mixer(x)
@@ -83,50 +102,32 @@ def test_every_parameter_gets_a_gradient(mixer_class: type[nn.Module]) -> None:
         assert parameter.grad.abs().sum() > 0, name
 
 
-def convolved(x: Tensor, weight: Tensor) -> Tensor:
-    """Causal depthwise convolution and silu, by PyTorch's own operator."""
-    padded = functional.pad(x.mT, (weight.shape[1] - 1, 0))
-    return functional.silu(functional.conv1d(padded, weight.unsqueeze(1), groups=x.shape[-1]).mT)
+@EACH
+def test_decoding_with_a_cache_is_the_parallel_form(mixer_class: type[nn.Module]) -> None:
+    """Two pieces at once, then token by token, in the second layer of a model."""
+    torch.manual_seed(0)
+    mixer = mixer_class(hidden_size=24, num_heads=2, layer_idx=1).double()
+    x, cache = hidden(), Cache()
+    pieces = [x[:, :19], x[:, 19:35], *x[:, 35:].split(1, dim=1)]
+    decoded = [mixer(piece, past_key_values=cache, use_cache=True) for piece in pieces]
+    torch.testing.assert_close(torch.cat(decoded, dim=1), mixer(x))
+    assert cache.get_seq_length(1) == 45
 
 
-def normed(o: Tensor) -> Tensor:
-    """RMSNorm of each head, with its weight at 1."""
-    return o / (o.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+@EACH
+def test_a_cache_is_left_alone_without_use_cache(mixer_class: type[nn.Module]) -> None:
+    mixer, x, cache = build(mixer_class), hidden(), Cache()
+    mixer(x, past_key_values=cache)
+    assert len(cache) == 0
 
 
-def delta_inputs(m: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    q, k, v = (
-        heads(convolved(project(x), weight))
-        for project, weight in ((m.q_proj, m.q_conv), (m.k_proj, m.k_conv), (m.v_proj, m.v_conv))
-    )
-    return l2_norm(q), l2_norm(k), v, m.beta_proj(x).sigmoid()
-
-
-def test_delta_net_is_its_recurrence() -> None:
-    m, x = build(DeltaNet), hidden()
-    o, _ = naive_delta_rule(*delta_inputs(m, x), 12**-0.5, None)
-    torch.testing.assert_close(m(x), m.o_proj(normed(o).flatten(-2)))
-
-
-def test_gated_delta_net_is_its_recurrence() -> None:
-    m, x = build(GatedDeltaNet), hidden()
-    log_decay = -m.A_log.exp() * torch.log1p(torch.exp(m.step_proj(x) + m.dt_bias))
-    o, _ = naive_gated_delta_rule(*delta_inputs(m, x), log_decay, 12**-0.5, None)
-    gate = heads(m.gate_proj(x))
-    # the layer takes its decay in float32
-    torch.testing.assert_close(
-        m(x), m.o_proj((normed(o) * gate * gate.sigmoid()).flatten(-2)), rtol=1e-4, atol=1e-6
-    )
-
-
-def test_gla_is_its_recurrence() -> None:
-    m, x = build(GLA), hidden()
-    log_decay = heads(m.decay_up(m.decay_down(x))).sigmoid().log() / 16
-    q, k, v, gate = (heads(project(x)) for project in (m.q_proj, m.k_proj, m.v_proj, m.gate_proj))
-    o, _ = naive_linear_attention(q, k, v, log_decay, 12**-0.5, None)
-    torch.testing.assert_close(
-        m(x), m.o_proj((normed(o) * gate * gate.sigmoid()).flatten(-2)), rtol=1e-4, atol=1e-6
-    )
+@EACH
+def test_documents_in_one_row_do_not_read_each_other(mixer_class: type[nn.Module]) -> None:
+    mixer, row = build(mixer_class), hidden(70, batch=1)
+    borders = torch.tensor([0, 33, 34, 70])
+    packed = mixer(row, cu_seqlens=borders)
+    alone = torch.cat([mixer(document) for document in row.split([33, 1, 36], dim=1)], dim=1)
+    torch.testing.assert_close(packed, alone)
 
 
 def test_rotary_positions_leave_only_the_distance() -> None:
@@ -136,12 +137,3 @@ def test_rotary_positions_leave_only_the_distance() -> None:
     scores = (turned_q @ turned_k.mT)[0, 0]
     torch.testing.assert_close(scores[5, 2], scores[19, 16], rtol=1e-5, atol=1e-6)
     assert not torch.isclose(scores[5, 2], scores[5, 3])
-
-
-def test_linear_attention_weighs_values_by_normalised_features() -> None:
-    """Katharopoulos et al., eq. 9, as a quadratic form."""
-    mixer, x = build(LinearAttention), hidden()
-    q, k, v = (heads(project(x)) for project in (mixer.q_proj, mixer.k_proj, mixer.v_proj))
-    weights = torch.einsum("blhd,bmhd->bhlm", functional.elu(q) + 1, functional.elu(k) + 1).tril()
-    expected = torch.einsum("bhlm,bmhd->blhd", weights / weights.sum(-1, keepdim=True), v)
-    torch.testing.assert_close(mixer(x), mixer.o_proj(expected.flatten(-2)))
