@@ -97,6 +97,7 @@ class TrainingConfig(Section):
     micro_batch_tokens: Count
     activation_checkpointing: bool
     compile: bool
+    optimizer: Literal["adamw", "muon"]
     schedule: Literal["cosine", "wsd"]
     learning_rate: Positive
     min_learning_rate_ratio: Share
@@ -133,6 +134,8 @@ class TrainingConfig(Section):
             raise ValueError(
                 "compile does not go with zero_stage 3, which exchanges parameters in the middle of the model"
             )
+        if self.optimizer == "muon" and self.zero_stage == 3:
+            raise ValueError("optimizer muon needs whole matrices, which zero_stage 3 cuts up: use 2 or less")
         if self.schedule == "wsd" and self.warmup + self.decay > 1:
             raise ValueError(
                 f"warmup {self.warmup:g} and decay {self.decay:g} are more than the whole training"

@@ -21,8 +21,7 @@ from deepspeed.utils import (
 from torch import Tensor, nn
 
 from asiarch.hpc.config import TrainingConfig
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
+from asiarch.hpc.training.optimizer import ADAMW_MOMENTS, MUON_MOMENTS, Muon, hidden_matrices, make_optimizer
 
 
 class Engine:
@@ -53,9 +52,10 @@ class Engine:
         # At stage 0 in bf16 DeepSpeed has an optimiser whose losses depart from those of all other stages in
         # the second step; stage 1 on one rank is the same training, with fp32 masters.
         self.stage = max(1, config.zero_stage) if config.precision == "bf16" else config.zero_stage
+        self._hidden = hidden_matrices(model) if config.optimizer == "muon" else frozenset()
         self.deepspeed, *_ = deepspeed.initialize(
             model=model,
-            optimizer=_adamw(model, config),
+            optimizer=make_optimizer(model, config),
             config={
                 "train_batch_size": batch_size,
                 "train_micro_batch_size_per_gpu": batch_size // world // accumulation,
@@ -70,6 +70,7 @@ class Engine:
         )
         if self.stage:
             self._make_moments()
+            self._lay_out_matrices()
         if state is not None:
             self._load(state)
 
@@ -82,13 +83,24 @@ class Engine:
             if self.stage == 3
             else (optimizer.single_partition_of_fp32_groups)
         )
-        for partition in partitions:
-            optimizer.optimizer.state[partition] = {
-                "step": torch.zeros((), dtype=torch.float32, device=partition.device),
-                **{key: torch.zeros_like(partition) for key in MOMENTS},
-            }
+        for group, partition in zip(optimizer.optimizer.param_groups, partitions, strict=True):
+            state = optimizer.optimizer.state[partition]
+            if "newton_schulz" in group:
+                state.update({key: torch.zeros_like(partition) for key in MUON_MOMENTS})
+                continue
+            state["step"] = torch.zeros((), dtype=torch.float32, device=partition.device)
+            state.update({key: torch.zeros_like(partition) for key in ADAMW_MOMENTS})
         if self.stage < 3:
             optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _lay_out_matrices(self) -> None:
+        optimizer = self.deepspeed.optimizer
+        if not isinstance(optimizer.optimizer, Muon):
+            return
+        groups = zip(optimizer.round_robin_bit16_groups, optimizer.round_robin_bit16_offsets, strict=True)
+        for index, (parameters, offsets) in enumerate(groups):
+            layout = [(offset, p.shape) for p, offset in zip(parameters, offsets, strict=True)]
+            optimizer.optimizer.lay_out(index, layout)
 
     @property
     def module(self) -> nn.Module:
@@ -126,8 +138,13 @@ class Engine:
                 parameters[name] = parameter.detach().cpu().clone()
                 continue
             parameters[name] = self._master(parameter).cpu().clone()
-            moments[name] = {key: self._moment(parameter, key).cpu().clone() for key in MOMENTS}
+            moments[name] = {
+                key: self._moment(parameter, key).cpu().clone() for key in self._moments_of(name)
+            }
         return {"parameters": parameters, "moments": moments, "updates": self._updates()}
+
+    def _moments_of(self, name: str) -> tuple[str, ...]:
+        return MUON_MOMENTS if name in self._hidden else ADAMW_MOMENTS
 
     def _master(self, parameter: nn.Parameter) -> Tensor:
         value: Tensor = parameter.detach() if self.stage == 0 else safe_get_full_fp32_param(parameter)
@@ -155,10 +172,10 @@ class Engine:
                 continue
             moments = state["moments"][name]
             if self.stage == 0:
-                self.deepspeed.optimizer.state[parameter] = {
-                    "step": torch.tensor(float(state["updates"])),
-                    **{key: moments[key].to(parameter.device) for key in MOMENTS},
-                }
+                own = {key: value.to(parameter.device) for key, value in moments.items()}
+                if name not in self._hidden:
+                    own["step"] = torch.tensor(float(state["updates"]))
+                self.deepspeed.optimizer.state[parameter] = own
                 continue
             self._set(parameter, state["parameters"][name], moments)
         for inner in self._inner_states():
@@ -169,31 +186,15 @@ class Engine:
         device = self.deepspeed.device
         if self.stage < 3:
             safe_set_full_fp32_param(parameter, master.to(device))
-            for key in MOMENTS:
-                safe_set_full_optimizer_state(parameter, moments[key].to(device), key)
+            for key, value in moments.items():
+                safe_set_full_optimizer_state(parameter, value.to(device), key)
             return
         # stage 3 sets whole values right only where the ranks divide them: so each sets its own part, padded
         safe_set_local_fp32_param(parameter, self._part(master))
-        for key in MOMENTS:
-            safe_set_local_optimizer_state(parameter, self._part(moments[key]), key)
+        for key, value in moments.items():
+            safe_set_local_optimizer_state(parameter, self._part(value), key)
 
     def _part(self, value: Tensor) -> Tensor:
         world = self.deepspeed.world_size
         padded = torch.nn.functional.pad(value.flatten(), (0, -value.numel() % world))
         return padded.chunk(world)[self.deepspeed.global_rank].to(self.deepspeed.device)
-
-
-def _adamw(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    # decay for matrices alone: gains, biases and decay rates are not to be pulled to zero
-    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
-    others = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=config.learning_rate,
-        betas=config.betas,
-        fused=True,
-    )

@@ -1,7 +1,7 @@
 """One rank of a small training, run as a process of its own by test_ranks: follows a plan, leaves its numbers.
 
 python rank_worker.py RANK WORLD PLAN.json
-The plan is a list of trainings: {folder, stage, precision, until, stop_at, die_at, out, dropout}.
+The plan is a list of trainings: {folder, stage, precision, optimizer, until, stop_at, die_at, out, dropout}.
 """
 
 import json
@@ -40,6 +40,13 @@ class Model(torch.nn.Module):
         self.table = torch.nn.Parameter(0.3 * torch.randn(32, 24, generator=generator))
         self.mix = torch.nn.Parameter(0.3 * torch.randn(24, 32, generator=generator))
         self.gain = torch.nn.Parameter(torch.ones(24))
+        # partitions of two and four ranks cut through these
+        self.blocks = torch.nn.ModuleList(
+            torch.nn.Linear(*size, bias=False) for size in ((24, 40), (40, 24), (24, 24))
+        )
+        with torch.no_grad():
+            for block in self.blocks:
+                block.weight.normal_(std=0.1, generator=generator)
         self.unused = torch.nn.Parameter(torch.ones(3))
         self.seen: torch.Tensor
         self.register_buffer("seen", torch.zeros(()))
@@ -49,6 +56,8 @@ class Model(torch.nn.Module):
         if self.training:
             self.seen += 1
         hidden = torch.nn.functional.silu(self.table[inputs] * self.gain)
+        widen, narrow, last = self.blocks
+        hidden = last(hidden + narrow(widen(hidden)))
         hidden = torch.nn.functional.dropout(hidden, self.dropout, self.training)
         return torch.nn.functional.cross_entropy((hidden @ self.mix).float().flatten(0, 1), targets.flatten())
 
@@ -58,6 +67,7 @@ def train(plan: dict[str, Any], config: TrainingConfig, ranks: Ranks) -> None:
         update={
             "zero_stage": plan["stage"],
             "precision": plan.get("precision", "fp32"),
+            "optimizer": plan.get("optimizer", "adamw"),
             "log_every": 4,
             "micro_batch_tokens": plan.get("micro_batch_tokens", 1024),
             "checkpoint_every": plan.get("checkpoint_every", 3600),
@@ -94,7 +104,9 @@ def numbers(progress: Progress, state: dict[str, Any]) -> dict[str, Any]:
     curves = asdict(progress.curves)
     found = {name: curves[name] for name in ("step", "tokens", "loss", "lr", "grad_norm")}
     found["parameters"] = {name: value.tolist() for name, value in state["parameters"].items()}
-    found["moments"] = {name: value["exp_avg_sq"].tolist() for name, value in state["moments"].items()}
+    found["moments"] = {
+        name: {key: value.tolist() for key, value in own.items()} for name, own in state["moments"].items()
+    }
     return found
 
 

@@ -17,7 +17,8 @@ from asiarch.hpc.training.checkpoints import CheckpointFolder
 pytestmark = pytest.mark.slow
 
 WORKER = Path(__file__).with_name("rank_worker.py")
-SETTINGS = [(0, "fp32"), (1, "fp32"), (2, "fp32"), (3, "fp32"), (0, "bf16"), (1, "bf16"), (3, "bf16")]
+SETTINGS = [(stage, precision, "adamw") for precision in ("fp32", "bf16") for stage in range(4)]
+SETTINGS += [(0, "fp32", "muon"), (1, "fp32", "muon"), (2, "bf16", "muon")]
 
 
 def start(folder: Path, world: int, plans: list[dict[str, Any]]) -> "list[subprocess.Popen[str]]":
@@ -82,16 +83,16 @@ def test_losses_do_not_depend_on_ranks_stages_or_accumulation(
 def test_stopped_and_resumed_training_is_the_same_bit_for_bit(tmp_path: Path, world: int) -> None:
     """With dropout, a buffer, and a stop in the middle of a log interval that one rank alone asked for."""
     plans: list[dict[str, Any]] = []
-    for stage, precision in SETTINGS:
-        name = f"{stage}-{precision}"
-        common = {"stage": stage, "precision": precision, "dropout": 0.2, "until": 24}
+    for stage, precision, optimizer in SETTINGS:
+        name = f"{stage}-{precision}-{optimizer}"
+        common = {"stage": stage, "precision": precision, "optimizer": optimizer, "dropout": 0.2, "until": 24}
         whole, parts = str(tmp_path / f"whole{name}"), str(tmp_path / f"parts{name}")
         plans.append({**common, "folder": whole, "out": whole + ".json"})
         plans += [{**common, "folder": parts, "stop_at": stop} for stop in (3, 10)]
         plans.append({**common, "folder": parts, "out": parts + ".json"})
     run(tmp_path, world, plans)
-    for stage, precision in SETTINGS:
-        name = f"{stage}-{precision}"
+    for setting in SETTINGS:
+        name = "-".join(map(str, setting))
         assert found(tmp_path / f"parts{name}.json") == found(tmp_path / f"whole{name}.json"), name
 
 
