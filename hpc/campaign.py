@@ -289,6 +289,7 @@ class Head:
             vocab_size=open_dataset(self._run.dataset(self._config)).manifest.vocab_size,
             reference=model.match_parameters_to,
             seed=self._config.seed,
+            document_boundaries=self._config.data.document_boundaries,
         )
 
     # -- coming and going --------------------------------------------------------------------------------

@@ -58,6 +58,7 @@ class DataConfig(Section):
     train: Annotated[tuple[str, ...], BeforeValidator(absolute_each), Field(min_length=1)]
     tokenizer: Annotated[str, BeforeValidator(lambda v: v if v == "bytes" else absolute(v))]
     near_duplicates: bool
+    document_boundaries: bool
 
     @property
     def prepared(self) -> Path | None:

@@ -29,7 +29,7 @@ from asiarch.hpc.training.watchdog import Watchdog
 from asiarch.hpc.trial import Stopped, StopSignal
 from asiarch.hpc.trial_report import TrialReport
 from asiarch.models.baselines import baseline_path
-from asiarch.models.contract import load_mixer_class
+from asiarch.models.contract import ContractError, load_mixer_class, takes_cu_seqlens
 from asiarch.models.language_model import (
     LanguageModel,
     ModelConfig,
@@ -100,6 +100,18 @@ class TrialRun:
         return match_ffn_width(self.sizes, self.mixer_class, target).width
 
     @property
+    def _document_end(self) -> int | None:
+        """The token that ends documents, where mixers are told their boundaries."""
+        if not self.config.data.document_boundaries:
+            return None
+        if not takes_cu_seqlens(self.mixer_class):
+            raise ContractError(
+                f"{self.run.program(self.key.candidate)}: forward does not name cu_seqlens, which "
+                "data.document_boundaries needs"
+            )
+        return self.dataset.end_id
+
+    @property
     def random_seed(self) -> int:
         """The same for all candidates at this trial seed: equal embeddings at the start, equal data order."""
         return int(np.random.SeedSequence([self.config.seed, self.key.seed]).generate_state(1)[0])
@@ -160,7 +172,9 @@ class TrialRun:
         self.parameters = parameter_count(model)
         folder = CheckpointFolder(self.layout.checkpoint, before=self._rung_below("checkpoint"))
         rates = schedule(training, training.learning_rate, training.total_steps)
-        trainer = Trainer(model, batches, rates, training, folder, self.random_seed, self.ranks)
+        trainer = Trainer(
+            model, batches, rates, training, folder, self.random_seed, self.ranks, self._document_end
+        )
         self.first_step_at = time.time()
         self._train(trainer, self.config.rung_steps(self.key.rung), "training")
         return trainer.model, trainer.progress
@@ -172,7 +186,7 @@ class TrialRun:
         tokens = settings.validation_tokens if split == "validation" else settings.test_tokens
         windows = evaluation_windows(self.dataset.split(split), length=training.length, tokens=tokens)
         batch_size = max(1, training.micro_batch_tokens // training.length)
-        found: HeldOut = held_out_loss(model, windows, batch_size, self.ranks)
+        found: HeldOut = held_out_loss(model, windows, batch_size, self.ranks, self._document_end)
         bytes_per_token = self.dataset.manifest.bytes_per_token(split)
         return asdict(found) | {"bits_per_byte": found.bits_per_byte(bytes_per_token)}
 

@@ -6,6 +6,10 @@ A candidate is one Python file with one `torch.nn.Module`, the mixer:
     forward(self, hidden_states, attention_mask=None, past_key_values=None, use_cache=False, **kwargs)
         hidden_states (batch, length, hidden_size) -> the same shape, or a tuple that starts with it
 
+A forward that names `cu_seqlens`, as a parameter or as a key of its **kwargs, is given document boundaries where a
+campaign has them on (data.document_boundaries): int32 (documents + 1,), rising from 0 to the length, with the batch
+laid end to end in one row; nothing may then pass from one document into the next.
+
 torch is imported where a program is run and not before: the head reads errors and policy without it.
 """
 
@@ -13,6 +17,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import inspect
 import itertools
 import linecache
 import sys
@@ -34,6 +39,7 @@ __all__ = [
     "parse_program",
     "read_program",
     "run_mixer",
+    "takes_cu_seqlens",
 ]
 
 _load_number = itertools.count()
@@ -80,14 +86,23 @@ def read_program(path: Path) -> str:
         raise ContractError.at(str(path), Finding(line, f"is not UTF-8: {error.reason}")) from None
 
 
-def run_mixer(mixer: nn.Module, hidden_states: Tensor) -> Tensor:
+def takes_cu_seqlens(mixer_class: type[nn.Module]) -> bool:
+    """Whether a mixer's forward names `cu_seqlens`, as a parameter or as a key of its **kwargs."""
+    code = getattr(inspect.unwrap(mixer_class.forward), "__code__", None)
+    return code is not None and "cu_seqlens" in (*code.co_varnames, *code.co_consts)
+
+
+def run_mixer(mixer: nn.Module, hidden_states: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
     """The output for `hidden_states` (batch, length, hidden_size): a tensor of the same shape and dtype.
+
+    Args:
+        cu_seqlens: document boundaries for a batch of one row; see above.
 
     Raises ContractError when the mixer returns anything else.
     """
     import torch
 
-    output = mixer(hidden_states)
+    output = mixer(hidden_states) if cu_seqlens is None else mixer(hidden_states, cu_seqlens=cu_seqlens)
     if isinstance(output, tuple) and output:
         output = output[0]
     name = type(mixer).__name__

@@ -96,9 +96,10 @@ class Block(nn.Module):
         with seeded(seed, f"layer {layer} ffn"):
             self.ffn = SwiGLU(config.hidden_size, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, L, D) -> (B, L, D)."""
-        mixed = self.mixer(self.mixer_norm(x))
+    def forward(self, x: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
+        """(B, L, D) -> (B, L, D); with document boundaries (documents + 1,) B is 1."""
+        boundaries = {} if cu_seqlens is None else {"cu_seqlens": cu_seqlens}
+        mixed = self.mixer(self.mixer_norm(x), **boundaries)
         x = x + (mixed[0] if isinstance(mixed, tuple) else mixed)
         return x + self.ffn(self.ffn_norm(x))
 
@@ -125,23 +126,31 @@ class LanguageModel(nn.Module):
         )
         self.final_norm = RMSNorm(config.hidden_size)
 
-    def hidden(self, tokens: Tensor) -> Tensor:
-        """What the head sees, (B, L, D), for tokens (B, L) int64."""
+    def hidden(self, tokens: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
+        """What the head sees, (B, L, D), for tokens (B, L) int64; boundaries as in `forward`."""
         x = self.embedding(tokens)
+        if cu_seqlens is not None:
+            x = x.flatten(0, 1).unsqueeze(0)
         for block in self.blocks:
             if self.activation_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
+                x = checkpoint(block, x, cu_seqlens, use_reentrant=False)
             else:
-                x = block(x)
+                x = block(x, cu_seqlens)
         normed: Tensor = self.final_norm(x)
-        return normed
+        return normed.view(*tokens.shape, -1)
 
-    def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, targets: Tensor | None = None, cu_seqlens: Tensor | None = None
+    ) -> Tensor:
         """Logits (B, L, vocabulary) for tokens (B, L) int64; with targets (B, L) int64 the loss, fp32 scalar.
 
         The loss is the mean cross-entropy in nats over the targets that are not -100.
+
+        Args:
+            cu_seqlens: int32 (documents + 1,), where the documents begin in the rows laid end to end, and B * L: no
+                mixer then sees across. Needs a mixer that `takes_cu_seqlens`.
         """
-        logits = functional.linear(self.hidden(tokens), self.embedding.weight)
+        logits = functional.linear(self.hidden(tokens, cu_seqlens), self.embedding.weight)
         if targets is None:
             return logits
         return functional.cross_entropy(

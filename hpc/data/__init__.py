@@ -1,6 +1,6 @@
 """Text to tokens on disk (`prepare`), and tokens on disk to batches (`open_dataset`, `Batches`)."""
 
-from asiarch.hpc.data.batches import Batches, evaluation_windows
+from asiarch.hpc.data.batches import Batches, document_boundaries, evaluation_windows
 from asiarch.hpc.data.dataset import Dataset, Split, open_dataset
 from asiarch.hpc.data.manifest import Manifest
 from asiarch.hpc.data.preparation import Progress, prepare
@@ -11,6 +11,7 @@ __all__ = [
     "Manifest",
     "Progress",
     "Split",
+    "document_boundaries",
     "evaluation_windows",
     "open_dataset",
     "prepare",

@@ -104,6 +104,18 @@ class Batches:
         return result
 
 
+def document_boundaries(inputs: np.ndarray, end_id: int) -> np.ndarray:
+    """Where documents begin in the rows of `inputs` laid end to end, and their length: int32 (documents + 1,).
+
+    A document begins with the end token of the one before, which says that something new begins: so no target
+    lies beyond its document, and a document's first token is learned too. A row begins one as well.
+    inputs: (rows, length) int64.
+    """
+    begins = inputs == end_id
+    begins[:, 0] = True
+    return np.append(np.flatnonzero(begins), inputs.size).astype(np.int32)
+
+
 def evaluation_windows(split: Split, length: int, tokens: int) -> tuple[np.ndarray, np.ndarray]:
     """(inputs, targets), each (N, length) int64: tokens // length windows spread evenly over the split.
 

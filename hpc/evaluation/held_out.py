@@ -8,6 +8,7 @@ import torch
 from torch import distributed, nn
 from torch.nn import functional
 
+from asiarch.hpc.data import document_boundaries
 from asiarch.hpc.training.ranks import Ranks
 
 
@@ -35,14 +36,19 @@ class HeldOut:
 
 @torch.no_grad()
 def held_out_loss(
-    model: nn.Module, windows: tuple[np.ndarray, np.ndarray], batch_size: int, ranks: Ranks
+    model: nn.Module,
+    windows: tuple[np.ndarray, np.ndarray],
+    batch_size: int,
+    ranks: Ranks,
+    document_end: int | None = None,
 ) -> HeldOut:
     """The loss over fixed windows, which the ranks share. Collective.
 
     Args:
-        model: called as model(inputs), returns logits (batch, length, vocabulary).
+        model: called as model(inputs, cu_seqlens=), returns logits (batch, length, vocabulary).
         windows: inputs and targets, int64, (windows, length).
         batch_size: windows in one forward pass.
+        document_end: the end token, where the model is told document boundaries.
     """
     device = next(model.parameters()).device
     inputs, targets = windows
@@ -53,7 +59,11 @@ def held_out_loss(
     model.eval()
     for start in range(0, per_rank, batch_size):
         part = mine[start : start + batch_size]
-        logits = model(torch.from_numpy(inputs[part]).to(device))
+        boundaries = {}
+        if document_end is not None:
+            ends = torch.from_numpy(document_boundaries(inputs[part], document_end))
+            boundaries = {"cu_seqlens": ends.to(device)}
+        logits = model(torch.from_numpy(inputs[part]).to(device), **boundaries)
         wanted = torch.from_numpy(targets[part]).to(device)
         each = functional.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten(), reduction="none")
         losses[start : start + batch_size] = each.view(wanted.shape).double().mean(dim=1).cpu()

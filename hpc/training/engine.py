@@ -111,9 +111,9 @@ class Engine:
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = rate
 
-    def backward(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Loss and gradients of one micro-batch of this rank; the loss, detached."""
-        loss: Tensor = self.deepspeed(inputs, targets)
+    def backward(self, *batch: Tensor) -> Tensor:
+        """Loss and gradients of one micro-batch of this rank, the model's arguments; the loss, detached."""
+        loss: Tensor = self.deepspeed(*batch)
         self.deepspeed.backward(loss)
         return loss.detach()
 

@@ -15,6 +15,7 @@ import torch
 from torch import distributed, nn
 
 from asiarch.hpc.config import TrainingConfig
+from asiarch.hpc.data.batches import document_boundaries
 from asiarch.hpc.failures import Diverged
 from asiarch.hpc.training.checkpoints import CheckpointFolder, load_checkpoint
 from asiarch.hpc.training.engine import Engine
@@ -94,6 +95,8 @@ class Trainer:
         checkpoints: where to resume from and to store to.
         seed: for the generators that the program itself draws from (dropout).
         ranks: which of the processes that train this model this one is; they have joined their process group.
+        document_end: the end token, where the model is told document boundaries: it is then called as
+            model(inputs, targets, cu_seqlens).
 
     Raises:
         UserError: the ranks cannot share a batch.
@@ -108,12 +111,14 @@ class Trainer:
         checkpoints: CheckpointFolder,
         seed: int,
         ranks: Ranks,
+        document_end: int | None = None,
     ) -> None:
         self.batches = batches
         self.schedule = schedule
         self.config = config
         self.checkpoints = checkpoints
         self.ranks = ranks
+        self._document_end = document_end
         self.progress = Progress()
         self._device = next(model.parameters()).device
         self._carried = Interval()  # what a checkpoint had of the log interval it was taken in
@@ -253,7 +258,11 @@ class Trainer:
         norm = 0.0
         micro_batches = zip(inputs.chunk(self._accumulation), targets.chunk(self._accumulation), strict=True)
         for index, (part_inputs, part_targets) in enumerate(micro_batches):
-            part = (part_inputs.to(self._device), part_targets.to(self._device))
+            part = [part_inputs, part_targets]
+            if self._document_end is not None:
+                boundaries = document_boundaries(part_inputs.numpy(), self._document_end)
+                part.append(torch.from_numpy(boundaries))
+            part = [tensor.to(self._device) for tensor in part]
             self._loss += self.engine.backward(*part) / self._accumulation
             last = index == self._accumulation - 1
             norm = self.engine.step(with_norm=last and with_norm)

@@ -5,6 +5,7 @@ starts at zero hides what is behind it until training opens it. Runs in float64,
 see leaks of 1e-8 of the output; runs in float32 see those of 1e-4.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from asiarch.models.check.report import CheckResult, number
 from asiarch.models.check.subject import NUDGE, SHAKE, Conditions, ProgramError, Subject, rms
+from asiarch.models.contract import takes_cu_seqlens
 
 # Lengths that no chunk size divides, and that some do; positions inside chunks of 16 to 256, and borders.
 PAIR_RUNS = {2: (1,), 7: (3,), 63: (20, 62), 64: (32, 50), 65: (40, 64), 130: (65, 100, 129)}
@@ -48,6 +50,7 @@ SWEEPS = {
     300: (100, 150, 190, 256, 257, 299),
 }
 PREFIXES = (1, 5, 33, 64, 65, 100)
+DOCUMENTS = (1, 40, 64, 7, 130)  # lengths of documents packed into one row
 LOUD = 8.0  # a change of this many times the input's rms shows leaks through maxima and sorting
 
 
@@ -161,6 +164,33 @@ def batch(subject: Subject) -> CheckResult:
                 _reorder(subject, conditions, worst)
     causes = "batch norm, a mean or a sort over the batch axis, a view or reshape that mixes batch and length"
     return worst.result("batch", causes, {})
+
+
+def documents(subject: Subject) -> CheckResult:
+    """No document of a packed row sees another: each comes out as it does alone. For programs that take boundaries."""
+    measured: dict[str, float | int | str | list] = {"lengths": list(DOCUMENTS)}
+    if not takes_cu_seqlens(subject.mixer_class):
+        message = (
+            "forward does not name cu_seqlens, which data.document_boundaries needs: write "
+            "forward(self, hidden_states, ..., cu_seqlens=None, **kwargs), and hand it to what mixes positions"
+        )
+        needed = subject.settings.document_boundaries
+        return CheckResult("documents", not needed, {"cu_seqlens": "not taken"}, message if needed else "")
+    worst = _Worst()
+    ends = list(itertools.accumulate(DOCUMENTS, initial=0))
+    boundaries = torch.tensor(ends, dtype=torch.int32)
+    for plain in (Conditions(), Conditions(noise=NUDGE, layer_idx=subject.last_layer)):
+        conditions = subject.precise(plain)
+        inputs = subject.inputs(1, ends[-1], dtype=conditions.dtype)
+        packed = subject.run(inputs, conditions, cu_seqlens=boundaries)
+        if not _usable(packed, conditions, worst):
+            continue
+        for start, end in itertools.pairwise(ends):
+            alone = subject.run(inputs[:, start:end], conditions)
+            what = f"packing a document of length {end - start} behind others, with cu_seqlens ({conditions})"
+            worst.see(alone[0], packed[0, start:end], 10 * subject.rounding(conditions), what)
+    causes = "a convolution, a state, a mask or positions that do not begin anew with each document"
+    return worst.result("documents", causes, measured)
 
 
 def _intervene(

@@ -22,6 +22,7 @@ REST: dict[str, Probe] = {
     "causal": independence.causal,
     "prefix": independence.prefix,
     "batch": independence.batch,
+    "documents": independence.documents,
     "gradients": construction.gradients,
     "deterministic": construction.deterministic,
     "scale": construction.scale,

@@ -9,7 +9,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CheckSettings:
-    """Sizes for the check, small for speed. `reference` names the baseline whose size is to be matched."""
+    """Sizes for the check, small for speed. `reference` names the baseline whose size is to be matched.
+
+    With `document_boundaries` a program must take them.
+    """
 
     hidden_size: int = 64
     num_heads: int = 2
@@ -17,6 +20,7 @@ class CheckSettings:
     vocab_size: int = 257
     reference: str = "delta_net"
     seed: int = 0
+    document_boundaries: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; `CheckSettings(**d)` reads them back."""

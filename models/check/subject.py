@@ -74,7 +74,12 @@ class Subject:
         return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
 
     def run(
-        self, inputs: Tensor, conditions: Conditions, mixer: nn.Module | None = None, seed: int = 1
+        self,
+        inputs: Tensor,
+        conditions: Conditions,
+        mixer: nn.Module | None = None,
+        seed: int = 1,
+        cu_seqlens: Tensor | None = None,
     ) -> Tensor:
         """The output for `inputs`, of a fresh mixer unless one is given; train mode records gradients.
 
@@ -84,7 +89,7 @@ class Subject:
         inputs = inputs.to(conditions.dtype)
         where = f"batch {inputs.shape[0]}, length {inputs.shape[1]}, {conditions}"
         with seeded(seed), self.guarded(where), torch.set_grad_enabled(conditions.train):
-            return run_mixer(mixer, inputs.clone()).detach()
+            return run_mixer(mixer, inputs.clone(), cu_seqlens).detach()
 
     @contextmanager
     def guarded(self, where: str) -> Iterator[None]:

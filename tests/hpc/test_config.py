@@ -163,6 +163,7 @@ BAD = [
         "local: {ranks: 8}\nevaluation:\n  mqar: {batch_size: 12}",
         "evaluation.mqar.batch_size is 12 rows, which 8 ranks cannot share equally",
     ),
+    ("training: {optimizer: muon, zero_stage: 3}", "c.yaml:4: training: optimizer muon needs whole matrices"),
     ("watchdog: {implausible: 2}", "c.yaml:4: watchdog.implausible: input should be less than or equal to 1"),
     ("watchdog: {diverged: 0.5}", "c.yaml:4: watchdog.diverged: input should be greater than 1, not 0.5"),
     ("watchdog: {no_progress: 5}", "c.yaml:4: watchdog.no_progress: need a time with its unit"),

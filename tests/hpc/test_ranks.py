@@ -55,28 +55,49 @@ def assert_close(one: dict[str, Any], two: dict[str, Any], tolerance: float) -> 
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """One rank at stage 0 in fp32: what all others are compared with."""
+def alone_with(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """For each optimiser, one rank at stage 0 in fp32: what all others are compared with."""
     folder = tmp_path_factory.mktemp("alone")
-    run(folder, 1, [{"folder": str(folder / "c"), "stage": 0, "until": 24, "out": str(folder / "out")}])
-    return found(folder / "out")
+    plans = {
+        name: {
+            "folder": str(folder / name),
+            "stage": 0,
+            "optimizer": name,
+            "until": 24,
+            "out": str(folder / f"{name}.json"),
+        }
+        for name in ("adamw", "muon")
+    }
+    run(folder, 1, list(plans.values()))
+    return {name: found(Path(str(plan["out"]))) for name, plan in plans.items()}
+
+
+@pytest.fixture
+def alone(alone_with: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return alone_with["adamw"]
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_losses_do_not_depend_on_ranks_stages_or_accumulation(
-    alone: dict[str, Any], tmp_path: Path, world: int
+    alone_with: dict[str, dict[str, Any]], tmp_path: Path, world: int
 ) -> None:
-    plans = [
-        {"stage": stage, "until": 24, "micro_batch_tokens": tokens, "name": f"{stage}-{tokens}"}
-        for stage in range(4)
-        for tokens in (16, 1024)
-    ]
-    for plan in plans:
-        plan["folder"], plan["out"] = str(tmp_path / f"c{plan['name']}"), str(tmp_path / f"o{plan['name']}")
+    settings = [("adamw", stage, tokens) for stage in range(4) for tokens in (16, 1024)]
+    settings += [("muon", stage, tokens) for stage, tokens in ((0, 16), (1, 1024), (2, 16))]
+    plans: list[dict[str, Any]] = []
+    for optimizer, stage, tokens in settings:
+        name = f"{optimizer}-{stage}-{tokens}"
+        plan: dict[str, Any] = {
+            "optimizer": optimizer,
+            "stage": stage,
+            "micro_batch_tokens": tokens,
+            "until": 24,
+        }
+        plans.append(plan | {"folder": str(tmp_path / f"c{name}"), "out": str(tmp_path / f"o{name}")})
     run(tmp_path, world, plans)
     for plan in plans:
-        assert_close(found(Path(str(plan["out"]))), alone, tolerance=2e-5)
-    assert alone["loss"][-1] < 0.7 * alone["loss"][0]
+        assert_close(found(Path(plan["out"])), alone_with[plan["optimizer"]], tolerance=2e-5)
+    for alone in alone_with.values():
+        assert alone["loss"][-1] < 0.7 * alone["loss"][0]
 
 
 @pytest.mark.parametrize("world", [1, 2])
@@ -97,18 +118,22 @@ def test_stopped_and_resumed_training_is_the_same_bit_for_bit(tmp_path: Path, wo
 
 
 def test_training_goes_on_at_another_number_of_ranks_and_another_stage(
-    alone: dict[str, Any], tmp_path: Path
+    alone_with: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     topologies = [(1, 0), (2, 1), (4, 3), (1, 2), (2, 0), (2, 3)]
     for number, (world, stage) in enumerate(topologies):
         last = number == len(topologies) - 1
-        plan: dict[str, Any] = {"folder": str(tmp_path / "c"), "stage": stage, "until": 24}
-        run(
-            tmp_path,
-            world,
-            [plan | ({"out": str(tmp_path / "out")} if last else {"stop_at": 3 + 4 * number})],
-        )
-    assert_close(found(tmp_path / "out"), alone, tolerance=5e-5)
+        plans: list[dict[str, Any]] = []
+        for name in alone_with:
+            # Muon has no stage 3
+            plan: dict[str, Any] = {"stage": min(stage, 2) if name == "muon" else stage, "until": 24}
+            plan |= {"optimizer": name, "folder": str(tmp_path / name)}
+            plans.append(
+                plan | ({"out": str(tmp_path / f"{name}.json")} if last else {"stop_at": 3 + 4 * number})
+            )
+        run(tmp_path, world, plans)
+    for name, alone in alone_with.items():
+        assert_close(found(tmp_path / f"{name}.json"), alone, tolerance=5e-5)
 
 
 def test_a_rank_killed_alone_ends_the_others_soon_and_training_goes_on(
