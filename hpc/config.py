@@ -87,7 +87,8 @@ class ModelConfig(Section):
 class TrainingConfig(Section):
     """The training of one trial; `tokens` is the budget of the last rung, `threads` are those of a rank on a CPU.
 
-    A batch is `batch_tokens` over all ranks; a rank passes at most `micro_batch_tokens` through the model at once.
+    A batch is `batch_tokens` over all ranks; a rank passes at most `micro_batch_tokens` through the model at once,
+    or as many as fit its memory (`auto`, here None).
     """
 
     tokens: Count
@@ -95,7 +96,7 @@ class TrainingConfig(Section):
     length: Count
     precision: Literal["fp32", "bf16"]
     zero_stage: Annotated[int, BeforeValidator(number), Field(ge=0, le=3)]
-    micro_batch_tokens: Count
+    micro_batch_tokens: Annotated[Count | None, BeforeValidator(lambda v: None if v == "auto" else v)]
     activation_checkpointing: bool
     compile: bool
     optimizer: Literal["adamw", "muon"]
@@ -127,7 +128,7 @@ class TrainingConfig(Section):
             raise ValueError(f"batch_tokens {self.batch_tokens} is not a multiple of length {self.length}")
         if self.total_steps < 1:
             raise ValueError(f"tokens {self.tokens} is less than one batch of {self.batch_tokens} tokens")
-        if self.micro_batch_tokens < self.length:
+        if self.micro_batch_tokens is not None and self.micro_batch_tokens < self.length:
             raise ValueError(
                 f"micro_batch_tokens {self.micro_batch_tokens} is less than one text of length {self.length}"
             )

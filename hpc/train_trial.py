@@ -176,6 +176,7 @@ class TrialRun:
             model, batches, rates, training, folder, self.random_seed, self.ranks, self._document_end
         )
         self.first_step_at = time.time()
+        self.micro_batch_tokens = trainer.micro_batch_tokens
         self._train(trainer, self.config.rung_steps(self.key.rung), "training")
         return trainer.model, trainer.progress
 
@@ -185,7 +186,7 @@ class TrialRun:
         settings, training = self.config.evaluation, self.config.training
         tokens = settings.validation_tokens if split == "validation" else settings.test_tokens
         windows = evaluation_windows(self.dataset.split(split), length=training.length, tokens=tokens)
-        batch_size = max(1, training.micro_batch_tokens // training.length)
+        batch_size = max(1, self.micro_batch_tokens // training.length)
         found: HeldOut = held_out_loss(model, windows, batch_size, self.ranks, self._document_end)
         bytes_per_token = self.dataset.manifest.bytes_per_token(split)
         return asdict(found) | {"bits_per_byte": found.bits_per_byte(bytes_per_token)}
@@ -236,13 +237,14 @@ class TrialRun:
         task = self._task_stream(name, TASK_TRAINING)
         language = self._model(model_sizes(self.config, task.vocabulary))
         model = task_model(name, language, sizes.length, self.random_seed).to(self.device)
+        at_once = self.config.training.micro_batch_tokens
         training = self.config.training.model_copy(
             update={
                 "schedule": "cosine",
                 "min_learning_rate_ratio": 0.0,
                 "warmup": 0.1,
                 "compile": False,  # no task trains for long enough
-                "micro_batch_tokens": max(sizes.length, self.config.training.micro_batch_tokens),
+                "micro_batch_tokens": None if at_once is None else max(sizes.length, at_once),
             }
         )
         rates = schedule(training, rate, sizes.steps)

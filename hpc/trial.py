@@ -22,7 +22,7 @@ from submitit.helpers import DelayedSubmission
 from asiarch.hpc.failures import Cause, classify
 from asiarch.hpc.layout import RunLayout, TrialLayout
 from asiarch.hpc.locks import try_lock
-from asiarch.hpc.slots import local_slot
+from asiarch.hpc.slots import gpus_of_slot, local_slot, visible_gpus
 from asiarch.hpc.training.ranks import Meeting, Ranks
 from asiarch.hpc.warm import fork_child
 from asiarch.results.files import atomic_write_text
@@ -101,20 +101,29 @@ class TrialTask:
             with queue as slot:
                 waited_s = time.time() - started
                 began = time.time() - (_process_age_s() - waited_s)
-                return self._run(ranks, stop, began, [lock] if slot is None else [lock, slot])
+                if slot is None:
+                    return self._run(ranks, stop, began, [lock], None)
+                gpus = gpus_of_slot(slot.number, ranks.world, visible_gpus())
+                return self._run(ranks, stop, began, [lock, slot.handle], gpus)
         finally:
             os.close(lock)
 
     def _join(self, ranks: Ranks, stop: "StopSignal") -> str:
         """Another rank: train with rank 0 once it does."""
         where = self.meeting.wait()
-        return where if isinstance(where, str) else self._run(ranks, stop, time.time(), [])
+        if isinstance(where, str):
+            return where
+        # Slurm gives each rank its own GPU
+        return self._run(ranks, stop, time.time(), [], where.gpus if self.slots is not None else None)
 
-    def _run(self, ranks: Ranks, stop: "StopSignal", began: float, handles: list[int]) -> str:
+    def _run(
+        self, ranks: Ranks, stop: "StopSignal", began: float, handles: list[int], gpus: str | None
+    ) -> str:
         """Train in a child of the warm process, which shares the locks; here where there is none."""
-        request = {"task": asdict(self), "ranks": asdict(ranks), "began": began}
+        request = {"task": asdict(self), "ranks": asdict(ranks), "began": began, "gpus": gpus}
         code = None if self.warm is None else fork_child(self.warm, request, [1, 2, *handles])
         if code is None:
+            _use_gpus(gpus)
             return self.train(ranks, stop, began)
         if code not in EXIT_WORDS:
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
@@ -147,6 +156,7 @@ def train_in_child(request: dict[str, Any], handles: list[int]) -> int:
     task, ranks = TrialTask(**request["task"]), Ranks(**request["ranks"])
     if ranks.rank == 0:
         _sign(handles[0])
+    _use_gpus(request["gpus"])
     try:
         outcome = task.train(ranks, StopSignal(), request["began"])
     except Stopped:
@@ -173,6 +183,12 @@ class StopSignal:
         self.requested = True
         if not self.training:
             raise Stopped
+
+
+def _use_gpus(gpus: str | None) -> None:
+    # CUDA reads it when it starts, which is later
+    if gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
 
 
 def _sign(lock: int) -> None:

@@ -67,8 +67,7 @@ def _store(ranks: Ranks, meeting: Meeting | None) -> distributed.Store:
     where = meeting.wait()
     if isinstance(where, str):
         raise RuntimeError(f"rank 0 has called off this attempt: {where}")
-    host, port = where
-    return distributed.TCPStore(host, port, ranks.world, is_master=False, timeout=PEER_TIMEOUT)
+    return distributed.TCPStore(where.host, where.port, ranks.world, is_master=False, timeout=PEER_TIMEOUT)
 
 
 def is_lost_rank(error: BaseException) -> bool:

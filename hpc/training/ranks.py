@@ -11,7 +11,7 @@ import os
 import socket
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -42,6 +42,15 @@ class Ranks:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where rank 0 is. `gpus`: its CUDA_VISIBLE_DEVICES, which is that of all ranks on one machine."""
+
+    host: str
+    port: int
+    gpus: str | None
+
+
+@dataclass(frozen=True)
 class Meeting:
     """Where the ranks of one attempt at a trial meet.
 
@@ -58,19 +67,20 @@ class Meeting:
 
     def announce(self, port: int) -> None:
         """For rank 0: say that the others shall come to this host and `port`."""
-        atomic_write_text(self.path, json.dumps({"host": _address(), "port": port}))
+        place = Place(_address(), port, os.environ.get("CUDA_VISIBLE_DEVICES"))
+        atomic_write_text(self.path, json.dumps(asdict(place)))
 
     def call_off(self, reason: str) -> None:
         """For rank 0: say that there is nothing to do. What was announced stays."""
         if not self.path.exists():
             atomic_write_text(self.path, json.dumps({"reason": reason}))
 
-    def wait(self) -> tuple[str, int] | str:
-        """For the other ranks: the host and port to come to, or the reason why there is nothing to do."""
+    def wait(self) -> Place | str:
+        """For the other ranks: where to come to, or the reason why there is nothing to do."""
         while True:
             with suppress(FileNotFoundError):
                 said = json.loads(self.path.read_text())
-                return said["reason"] if "reason" in said else (said["host"], said["port"])
+                return str(said["reason"]) if "reason" in said else Place(**said)
             time.sleep(POLL_S)
 
 

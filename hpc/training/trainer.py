@@ -20,6 +20,7 @@ from asiarch.hpc.failures import Diverged
 from asiarch.hpc.training.checkpoints import CheckpointFolder, load_checkpoint
 from asiarch.hpc.training.engine import Engine
 from asiarch.hpc.training.learning_rate import Schedule
+from asiarch.hpc.training.micro_batch import fitting_tokens
 from asiarch.hpc.training.ranks import Ranks
 from asiarch.hpc.training.utilisation import flops_per_row, peak_flops, peak_memory_bytes
 from asiarch.models.errors import UserError
@@ -123,13 +124,14 @@ class Trainer:
         self._device = next(model.parameters()).device
         self._carried = Interval()  # what a checkpoint had of the log interval it was taken in
         self._rows, self._length = batches[0][0].shape
-        self._accumulation = accumulation(self._rows, self._length, config.micro_batch_tokens)
+        state = self._newest()
+        self.micro_batch_tokens = self._choose_micro_batch(model, state)
+        self._accumulation = accumulation(self._rows, self._length, self.micro_batch_tokens)
         first_row = [torch.from_numpy(part[:1]).to(self._device) for part in batches[0]]
         self._flops_per_step = self._rows * flops_per_row(model, *first_row)
         self._peak_flops = peak_flops(self._device)
         if config.compile:
             model.compile()
-        state = self._newest()
         torch.manual_seed(seed + 1_000_003 * ranks.rank)
         self.engine = Engine(
             model,
@@ -146,6 +148,16 @@ class Trainer:
     def model(self) -> nn.Module:
         """The trained module, outside of the engine."""
         return self.engine.module
+
+    def _choose_micro_batch(self, model: nn.Module, state: dict[str, Any] | None) -> int:
+        """As configured; else as before, since another would round differently; else what fits."""
+        given = self.config.micro_batch_tokens
+        if given is not None:
+            return given
+        if state is not None and len(state["ranks"]) == self.ranks.world:
+            return int(state["micro_batch_tokens"])
+        inputs, targets = (torch.from_numpy(part[:2]).to(self._device) for part in self.batches[0])
+        return fitting_tokens(model, inputs, targets, self.config)
 
     # -- coming back -------------------------------------------------------------------------------------
 
@@ -190,6 +202,7 @@ class Trainer:
         engine = self.engine.state()
         if self.ranks.rank == 0:
             state = asdict(self.progress) | {"ranks": shares, "engine": engine}
+            state["micro_batch_tokens"] = self.micro_batch_tokens
             self.checkpoints.save(self.progress.step, state)
         self._begin_interval(interval)  # what saving took is no training time
 

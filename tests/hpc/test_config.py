@@ -146,6 +146,7 @@ BAD = [
         "evaluation:\n  induction: {length: 31}",
         "c.yaml:5: evaluation.induction.length: input should be a multiple",
     ),
+    ("training: {micro_batch_tokens: much}", "c.yaml:4: training.micro_batch_tokens"),
     (
         "training: {micro_batch_tokens: 100}",
         "c.yaml:4: training: micro_batch_tokens 100 is less than one text of length 256",

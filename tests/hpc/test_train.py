@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from asiarch.hpc.config import TrainingConfig, load_config
 from asiarch.hpc.failures import Diverged
+from asiarch.hpc.training import trainer as trainer_module
 from asiarch.hpc.training.checkpoints import CheckpointFolder
 from asiarch.hpc.training.learning_rate import cosine, schedule, warmup_stable_decay
+from asiarch.hpc.training.micro_batch import fitting_tokens, rows_that_fit
 from asiarch.hpc.training.process_group import process_group
 from asiarch.hpc.training.ranks import Ranks
 from asiarch.hpc.training.trainer import Curves, Trainer, accumulation
@@ -245,6 +247,39 @@ def test_a_rank_holds_no_more_than_a_micro_batch_at_a_time(training: TrainingCon
     rows.clear()  # of counting the arithmetic
     run.train(2, lambda _: None, never)
     assert rows == [1] * 8
+
+
+def test_what_fits_is_found_once_and_kept(
+    training: TrainingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another micro-batch would round differently: a trial that goes on has that of its first start."""
+    config = training.model_copy(update={"micro_batch_tokens": None})
+    found = iter((16, 16, 8))
+    monkeypatch.setattr(trainer_module, "fitting_tokens", lambda *_: next(found))
+    whole = trainer(config, tmp_path / "whole")
+    whole.train(12, lambda _: None, never)
+    part = trainer(config, tmp_path / "parts")
+    part.train(12, lambda _: None, lambda: part.progress.step >= 6)
+    last = trainer(config, tmp_path / "parts")
+    last.train(12, lambda _: None, never)
+    assert whole.micro_batch_tokens == last.micro_batch_tokens == 16
+    assert exact(last.progress.curves) == exact(whole.progress.curves)
+    other = trainer(config, tmp_path / "other")
+    other.train(12, lambda _: None, never)
+    assert other.micro_batch_tokens == 8
+
+
+def test_on_a_cpu_a_bound_fits(training: TrainingConfig, tmp_path: Path) -> None:
+    assert trainer(training, tmp_path).micro_batch_tokens == 16_384
+    tokens = torch.zeros(2, 20_000, dtype=torch.int64)
+    assert fitting_tokens(Model(), tokens, tokens, training) == 20_000
+
+
+@given(fixed=st.integers(0, 10**9), each=st.integers(1, 10**9), free=st.integers(0, 10**11))
+def test_as_many_rows_fit_as_the_free_memory_holds(fixed: int, each: int, free: int) -> None:
+    rows = rows_that_fit(free, fixed + each, fixed + 2 * each)
+    assert rows == 1 or fixed + rows * each <= 0.8 * free
+    assert fixed + (rows + 1) * each > 0.8 * free
 
 
 @pytest.mark.parametrize(("name", "expected"), [("cosine", cosine), ("wsd", warmup_stable_decay)])
