@@ -2,11 +2,12 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import h5py
@@ -25,17 +26,21 @@ pytestmark = pytest.mark.slow
 RUN_TRIAL = """
 import sys
 from asiarch.hpc.trial import TrialTask
-print("outcome:", TrialTask(sys.argv[1], 0, 0, 0, attempt="0", slots=None, warm=None)(), flush=True)
+task = TrialTask(sys.argv[1], int(sys.argv[2]), 0, 0, attempt="0", slots=None, warm=None)
+print("outcome:", task(), flush=True)
 """
+DELTA_NET = baseline_path("delta_net").read_text()
 SHORT = "tasks: [mqar, s3]"
 # the checker never sees a batch of this shape, mqar does
 FAILS_IN_MQAR = PROGRAM.format(
     output="self.proj(hidden_states) / (1 // (hidden_states.shape[:2] != (8, 16)))"
 )
+# sees the token that it is to predict; the checker would refuse it
+LEAKS = PROGRAM.format(output="self.proj(torch.roll(hidden_states, -1, dims=1))")
 
 
-def make_run(folder: Path, *changes: tuple[str, str], program: str | None = None) -> Path:
-    """A campaign's folder with its text prepared and one candidate, as the head leaves it to a trial."""
+def make_run(folder: Path, *changes: tuple[str, str], programs: Sequence[str] = (DELTA_NET,)) -> Path:
+    """A campaign's folder with its text prepared and its candidates, as the head leaves it to a trial."""
     definitions = write_definitions(folder)
     downstream = f"downstream: {{tasks: [alphabet], definitions: {definitions}, copies: {folder}}}"
     text = CAMPAIGN.replace(SHORT, f"{SHORT}\n  {downstream}")
@@ -45,16 +50,17 @@ def make_run(folder: Path, *changes: tuple[str, str], program: str | None = None
     (folder / "c.yaml").write_text(text)
     config = load_config(folder / "c.yaml")
     run = RunLayout(folder / "run")
-    run.candidate(0).mkdir(parents=True)
+    for number, program in enumerate(programs):
+        run.candidate(number).mkdir(parents=True)
+        run.program(number).write_text(program)
     run.config.write_text(freeze(config))
-    run.program(0).write_text(program or baseline_path("delta_net").read_text())
     prepare(config.data.train, run.dataset(config), seed=config.seed)
     return run.root
 
 
-def start(run: Path) -> "subprocess.Popen[str]":
+def start(run: Path, candidate: int = 0) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-c", RUN_TRIAL, str(run)],
+        [sys.executable, "-c", RUN_TRIAL, str(run), str(candidate)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -63,8 +69,8 @@ def start(run: Path) -> "subprocess.Popen[str]":
     )
 
 
-def layout(run: Path) -> TrialLayout:
-    return RunLayout(run).trial(0, 0, 0)
+def layout(run: Path, candidate: int = 0) -> TrialLayout:
+    return RunLayout(run).trial(candidate, 0, 0)
 
 
 def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
@@ -149,7 +155,7 @@ def test_evaluation_goes_on_where_it_was_killed(tmp_path: Path) -> None:
 
 
 def test_a_failed_task_is_a_failed_task_and_no_zero(tmp_path: Path) -> None:
-    run = make_run(tmp_path, program=FAILS_IN_MQAR)
+    run = make_run(tmp_path, programs=[FAILS_IN_MQAR])
     trial = start(run)
     output, _ = trial.communicate(timeout=300)
     assert trial.returncode == 1
@@ -170,3 +176,29 @@ def test_a_failed_task_is_a_failed_task_and_no_zero(tmp_path: Path) -> None:
     again, _ = start(run).communicate(timeout=300)
     assert "s3 step=" not in again
     assert "mqar: ZeroDivisionError" in again
+
+
+def test_a_program_that_sees_the_future_is_stopped_and_the_reason_kept(tmp_path: Path) -> None:
+    run = make_run(
+        tmp_path,
+        ("tokens: 24_576", "tokens: 163_840"),
+        ("rungs: [0.5, 1.0]", "rungs: [1.0]"),
+        ("tasks: [mqar, s3]", "tasks: []"),
+        ("tasks: [alphabet]", "tasks: []"),
+        ("budget:", "watchdog: {implausible: 0.1}\nbudget:"),
+        programs=[DELTA_NET, LEAKS],
+    )
+    assert start(run).communicate(timeout=300)[0].endswith("outcome: finished\n")
+    leaking = start(run, candidate=1)
+    output, _ = leaking.communicate(timeout=300)
+    assert leaking.returncode == 1, output
+    failure = json.loads(layout(run, 1).failure.read_text())
+    assert failure["cause"] == "implausible"
+    assert re.fullmatch(
+        r"Implausible: the training loss \S+ at step \d+ is \d+% below the reference's \S+: a leak of later "
+        r"tokens until shown otherwise",
+        failure["detail"],
+    )
+    assert "trial failed: cause=implausible rank=0 Implausible" in output
+    assert not layout(run, 1).result.exists()
+    assert json.loads(layout(run, 1).progress.read_text())["step"] < 160
