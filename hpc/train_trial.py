@@ -320,6 +320,7 @@ def _train_curve(curves: Curves) -> TrainCurve:
         flops_utilisation=np.array(curves.flops_utilisation),
         memory_bytes=np.array(curves.memory_bytes, dtype=np.int64),
         data_wait=np.array(curves.data_wait),
+        seconds=np.array(curves.seconds),
     )
 
 

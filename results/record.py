@@ -31,7 +31,7 @@ class TrainCurve:
     step: optimiser steps done. tokens: training tokens seen so far. loss: nats a token. lr: learning rate.
     grad_norm: before clipping; may be infinite where a scaled step overflowed. tokens_per_s: throughput of all
     ranks. flops_utilisation: share of the devices' peak arithmetic speed. memory_bytes: the most that rank 0 held
-    so far. data_wait: share of the time in which training waited for its batch.
+    so far. data_wait: share of the time in which training waited for its batch. seconds: spent in training so far.
     """
 
     step: Integers
@@ -43,6 +43,7 @@ class TrainCurve:
     flops_utilisation: Floats
     memory_bytes: Integers
     data_wait: Floats
+    seconds: Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +123,7 @@ def validate(record: TrialRecord) -> None:
     _validate_curve("test", record.test, points=(1 if finished else 0, 1))
     _increasing("train/step", record.train.step)
     _finite("train/lr", record.train.lr)
-    for name in ("tokens_per_s", "flops_utilisation", "data_wait"):
+    for name in ("tokens_per_s", "flops_utilisation", "data_wait", "seconds"):
         _finite(f"train/{name}", getattr(record.train, name), minimum=0.0)
     if finished:  # the log of a run that diverged shows how it did
         _finite("train/loss", record.train.loss)

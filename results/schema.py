@@ -3,7 +3,7 @@
 Root attributes: schema_version, digest, candidate, seed, rung, stage, parameters, tokens, config_hash,
 code_version, torch, device, slurm_job_id, started, elapsed_s, startup_s, training_s, evaluation_s,
 gpu_hours, outcome. Datasets:
-/train/{step,tokens,loss,lr,grad_norm,tokens_per_s,flops_utilisation,memory_bytes,data_wait},
+/train/{step,tokens,loss,lr,grad_norm,tokens_per_s,flops_utilisation,memory_bytes,data_wait,seconds},
 /validation/{tokens,loss,standard_error,bits_per_byte,windows}, /test the same (one point) and the scalars
 /eval/<task>/{score,n,standard_error}. Integers are int64, numbers float64, texts UTF-8 of fixed length;
 datasets are contiguous and unfiltered. `record` says what they mean.
@@ -44,7 +44,7 @@ from asiarch.results.trial import BadResult, TrialKey
 
 __all__ = ["OUTCOMES", "SCHEMA_VERSION", "BadResult", "TrialKey", "TrialRecord", "read_trial", "write_trial"]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MAX_BYTES = 64 << 20
 # up to the number of the superblock: 3 is the format of HDF5 1.10, with a checksum in all metadata
 SIGNATURE = b"\x89HDF\r\n\x1a\n\x03"

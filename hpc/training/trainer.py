@@ -54,6 +54,7 @@ class Curves:
 
     tokens_per_s: over all ranks. flops_utilisation: share of the peak, see `utilisation`. memory_bytes: the most
     that rank 0 held so far. data_wait: share of the interval's time in which it waited for its batch.
+    seconds: spent in training so far.
     """
 
     step: list[int] = field(default_factory=list)
@@ -65,6 +66,7 @@ class Curves:
     flops_utilisation: list[float] = field(default_factory=list)
     memory_bytes: list[int] = field(default_factory=list)
     data_wait: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
 
 
 @dataclass
@@ -300,6 +302,7 @@ class Trainer:
         curves.memory_bytes.append(peak_memory_bytes(self._device))
         curves.data_wait.append(interval.waited_s / seconds)
         self.progress.seconds += interval.seconds
+        curves.seconds.append(self.progress.seconds)
         self._begin_interval(Interval())
 
     def _mean_over_ranks(self, value: float) -> float:

@@ -69,7 +69,7 @@ def finished_trial(key: TrialKey, loss: float) -> TrialRecord:
         evaluation_s=20.0,
         gpu_hours=1 / 6,
         outcome=FINISHED,
-        train=TrainCurve(step, step * 1000, loss + 1 / step, flat, flat, flat, flat, step, flat),
+        train=TrainCurve(step, step * 1000, loss + 1 / step, flat, flat, flat, flat, step, flat, flat),
         validation=_point(loss),
         test=_point(loss),
         tasks={"mqar": TaskResult(0.5, 100, 0.05), "s3": TaskResult(0.25, 40, 0.01)},

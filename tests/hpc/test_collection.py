@@ -82,7 +82,7 @@ class Head:
 def record_of(candidate: int, losses: list[float]) -> TrialRecord:
     count = len(losses)
     steps, ones = 20 * np.arange(1, count + 1), np.ones(count)
-    train = TrainCurve(steps, steps, np.array(losses), ones, ones, ones, ones / 2, steps, ones / 2)
+    train = TrainCurve(steps, steps, np.array(losses), ones, ones, ones, ones / 2, steps, ones / 2, ones)
     point = LossCurve(np.array([9]), np.array([2.0]), np.array([0.1]), np.array([1.0]), np.array([16]))
     words = {"stage": "demo", "config_hash": "c", "code_version": "1", "torch": "2", "device": "cpu"}
     times = {"elapsed_s": 1.0, "startup_s": 0.1, "training_s": 0.8, "evaluation_s": 0.1, "gpu_hours": 0.0}

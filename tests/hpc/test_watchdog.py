@@ -31,6 +31,7 @@ def curves(loss: list[float], speed: float = 100.0, memory: list[int] | None = N
         flops_utilisation=same,
         memory_bytes=memory or [10**9] * len(loss),
         data_wait=same,
+        seconds=same,
     )
 
 

@@ -47,6 +47,7 @@ def make_record() -> MakeRecord:
                 np.full(5, 0.25),
                 step * 4096,
                 np.zeros(5),
+                np.arange(5.0),
             ),
             "validation": loss_curve([2000, 5000], [4.5, 1 / 3]),
             "test": loss_curve([5000], [4.25]),

@@ -52,12 +52,12 @@ def test_round_trip(stored: Path, make_record: MakeRecord) -> None:
 def test_plain_h5py_reads_the_documented_layout(stored: Path, make_record: MakeRecord) -> None:
     record = make_record()
     with h5py.File(stored, "r") as file:
-        assert file.attrs["schema_version"] == 3
+        assert file.attrs["schema_version"] == 4
         assert (file.attrs["candidate"], file.attrs["rung"], file.attrs["seed"]) == (7, 0, 1)
         assert file.attrs["device"].decode() == record.device
         assert set(file["train"]) == {
             *("step", "tokens", "loss", "lr", "grad_norm", "tokens_per_s"),
-            *("flops_utilisation", "memory_bytes", "data_wait"),
+            *("flops_utilisation", "memory_bytes", "data_wait", "seconds"),
         }
         assert file["train/loss"][:].tolist() == record.train.loss.tolist()
         assert file["test/loss"][:].tolist() == [4.25]
@@ -269,7 +269,7 @@ def test_a_hostile_dataset_is_refused(
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
-        ("schema_version", np.int64(1), "schema version 1, this program reads 3"),
+        ("schema_version", np.int64(1), "schema version 1, this program reads 4"),
         ("candidate", "7", "attribute candidate is not an int64"),
         ("candidate", np.int64([7, 8]), "attribute candidate is not a scalar"),
         ("elapsed_s", np.int64(3), "attribute elapsed_s is not a float64"),
