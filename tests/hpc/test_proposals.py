@@ -54,10 +54,13 @@ class Journal:
             names = {"candidate": number, "rung": 0, "seed": seed}
             loss = 3 + 0.05 * float(np.random.default_rng([number, seed]).standard_normal())
             numbers = {"validation_loss": loss, "test_loss": loss, "tokens_per_s": 1.0, "parameters": 1}
+            errors = {f"{split}_{of}": 1 for split in ("validation", "test") for of in ("error", "windows")}
             if number % 5 == 4:
                 self.write("trial_failed", **names, cause="diverged", detail="nan")
             else:
-                self.write("trial_finished", **names, summary={**names, **numbers, "tasks": {}}, seconds={})
+                self.write(
+                    "trial_finished", **names, summary={**names, **numbers, **errors, "tasks": {}}, seconds={}
+                )
 
 
 def searched(root: Path, config: CampaignConfig, restart: bool) -> list[dict[str, Any]]:
