@@ -19,10 +19,10 @@ def code_version() -> str:
 
 
 def sources_hash(folders: Mapping[str, Path]) -> str:
-    """SHA-256 of all sources below the folders of the packages."""
+    """SHA-256 of all sources, YAML included, below the folders of the packages."""
     digest = hashlib.sha256()
     for package, folder in folders.items():
-        for path in sorted(folder.rglob("*.py")):
+        for path in sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".yaml")):
             digest.update(f"{package}/{path.relative_to(folder)}\0".encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()
