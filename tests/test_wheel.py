@@ -36,6 +36,8 @@ def test_a_campaign_runs_from_the_wheel_in_an_empty_environment(tmp_path: Path) 
         run(python, "-m", "pip", "install", "--quiet", *pinned, wanted, folder=tmp_path)
     where = run(python, "-c", "import asiarch.hpc; print(asiarch.hpc.__file__)", folder=tmp_path)
     assert Path(where.strip()).is_relative_to(venv)
+    count_cards = "from asiarch.agents.cognition import load_cards; print(len(load_cards()))"
+    assert int(run(python, "-c", count_cards, folder=tmp_path)) >= 100
     small = CAMPAIGN.replace("seeds: 2", "seeds: 1").replace("rungs: [0.5, 1.0]", "rungs: [1.0]")
     config = write_campaign(tmp_path, small.replace("candidates: 3", "candidates: 1"))
     command = str(venv / "bin" / "asiarch-hpc")
