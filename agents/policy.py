@@ -1,4 +1,4 @@
-"""Which known candidates become parents and references.
+"""Which known candidates become parents and references: the interface, the paper's policy, and none at all.
 
 The paper's policy (ASI-Arch, 2025) keeps a pool of the 50 best: a parent is drawn from the first 10,
 references from ranks 11 to 50, and the pool is refreshed after every 50 results. Before the first pool (the
@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from asiarch.agents.lineage_policy import LineagePolicy
 from asiarch.agents.proposer import KnownCandidate
 
 
@@ -95,14 +96,25 @@ class RandomPolicy:
 
 
 def make_policy(
-    name: str, pool: int = 50, parents: int = 10, refresh: int = 50, cold_start: int = 200
+    name: str,
+    islands: int = 5,
+    spread: float = 0.25,
+    pool: int = 50,
+    parents: int = 10,
+    refresh: int = 50,
+    cold_start: int = 200,
 ) -> ParentPolicy:
-    """The policy of that name; raises ValueError, naming the known ones, when there is none."""
+    """The policy of that name: `islands` and `spread` are of lineage, the rest of paper.
+
+    Raises ValueError, naming the known ones, when there is none of that name.
+    """
+    if name == "lineage":
+        return LineagePolicy(islands, spread)
     if name == "paper":
         return PaperPolicy(pool, parents, refresh, cold_start)
     if name == "random":
         return RandomPolicy()
-    raise ValueError(f"policy: no policy is named {name!r}; known are paper, random")
+    raise ValueError(f"policy: no policy is named {name!r}; known are lineage, paper, random")
 
 
 def _startable(known: Sequence[KnownCandidate]) -> list[KnownCandidate]:

@@ -148,7 +148,9 @@ class TrainingConfig(Section):
 class PolicyConfig(Section):
     """Who becomes a parent; see asiarch.agents.policy."""
 
-    name: Literal["paper", "random"]
+    name: Literal["lineage", "paper", "random"]
+    islands: Count
+    spread: Share
     pool: Count
     parents: Count
     refresh: Count
