@@ -40,6 +40,7 @@ class ProposalStore:
             "random": RandomProposer(),
         }
         self._stored: dict[int, StoredProposal] = {}
+        self._finished: dict[int, KnownCandidate] = {}
 
     def make(self, number: int, known: tuple[int, ...], state: CampaignState) -> StoredProposal:
         """The proposal of candidate `number`, made now unless it lies on disk already.
@@ -90,6 +91,8 @@ class ProposalStore:
         return proposer.propose(views, rng, seen)
 
     def _view(self, candidate: Candidate, results_known: bool, state: CampaignState) -> KnownCandidate:
+        if results_known and candidate.id in self._finished:
+            return self._finished[candidate.id]
         proposal = self.load(candidate.id).proposal
         fitness = loss = None
         seed_fitness: tuple[float, ...] = ()
@@ -99,7 +102,7 @@ class ProposalStore:
             at_last = [summary.validation_loss for summary in own if summary.key.rung == state.last_rung]
             loss = float(np.mean(at_last))
             seed_fitness = fitness_by_seed(own, reference, state.last_rung)
-        return KnownCandidate(
+        view = KnownCandidate(
             id=candidate.id,
             name=candidate.name,
             program=proposal.program,
@@ -111,6 +114,9 @@ class ProposalStore:
             baseline=candidate.baseline,
             seed_fitness=seed_fitness,
         )
+        if view.has_result:
+            self._finished[candidate.id] = view
+        return view
 
 
 def draw_proposer(shares: Mapping[ProposerName, float], rng: np.random.Generator) -> ProposerName:
