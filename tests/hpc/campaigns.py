@@ -25,6 +25,7 @@ model: {{layers: 1, hidden_size: 32, num_heads: 2}}
 training: {{tokens: 24_576, batch_tokens: 1024, length: 128, log_every: 2, checkpoint_every: 1s}}
 seeds: 2
 rungs: [0.5, 1.0]
+policy: {{name: paper}}
 search: {{in_flight: 2}}
 evaluation:
   validation_tokens: 2048
