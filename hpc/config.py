@@ -381,6 +381,7 @@ def config_hash(config: CampaignConfig) -> str:
     values = config.model_dump(mode="json", include=parts)
     for place in ("copies", "batch_size"):
         del values["evaluation"]["downstream"][place]
+    del values["evaluation"]["speed"]
     values["training"] = {key: value for key, value in values["training"].items() if key not in places}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from asiarch.hpc.config_values import Count, Positive, Share, absolute, number
 
@@ -135,8 +135,26 @@ class DownstreamConfig(Section):
     definitions: Annotated[str | None, BeforeValidator(absolute)]
 
 
+class SpeedConfig(Section):
+    """Lengths at which speed and memory are measured, none to leave it out; see asiarch.hpc.evaluation.speed.
+
+    `repeats`: of each measurement. `decoded`: tokens that one repeat of decoding gives.
+    """
+
+    lengths: tuple[Count, ...]
+    repeats: Annotated[int, BeforeValidator(number), Field(ge=2)]
+    decoded: Count
+
+    @field_validator("lengths")
+    @classmethod
+    def _rising(cls, lengths: tuple[int, ...]) -> tuple[int, ...]:
+        if list(lengths) != sorted(set(lengths)):
+            raise ValueError(f"lengths must rise, as in [256, 1024]; got {list(lengths)}")
+        return lengths
+
+
 class EvaluationConfig(Section):
-    """Held-out text in tokens, and the tasks of the benchmark part."""
+    """Held-out text in tokens, the tasks of the benchmark part, and what is measured of speed."""
 
     validation_tokens: Count
     test_tokens: Count
@@ -154,6 +172,7 @@ class EvaluationConfig(Section):
     compression: VocabularyTaskConfig
     needle: NeedleConfig
     downstream: DownstreamConfig
+    speed: SpeedConfig
 
     def task(self, name: TaskName) -> TaskConfig:
         """The sizes of one task."""

@@ -15,8 +15,10 @@ from asiarch.hpc.code_version import code_version
 from asiarch.hpc.config import CampaignConfig, config_hash, load_frozen
 from asiarch.hpc.config_evaluation import TaskName
 from asiarch.hpc.data import Batches, Dataset, evaluation_windows, open_dataset
+from asiarch.hpc.evaluation.decoding import why_not_decodable
 from asiarch.hpc.evaluation.held_out import HeldOut, held_out_loss
 from asiarch.hpc.evaluation.parts import Numbers, Parts
+from asiarch.hpc.evaluation.speed import measure_speed
 from asiarch.hpc.evaluation.synthetic import SyntheticTask, score_of_best, synthetic_task, task_model
 from asiarch.hpc.failures import Diverged
 from asiarch.hpc.layout import RunLayout, TrialLayout
@@ -37,7 +39,7 @@ from asiarch.models.language_model import (
     parameter_count,
     reference_parameters,
 )
-from asiarch.results.record import FINISHED, LossCurve, TrainCurve, TrialRecord
+from asiarch.results.record import FINISHED, LossCurve, SpeedTable, TrainCurve, TrialRecord
 from asiarch.results.schema import read_trial, write_trial
 from asiarch.results.trial import TaskResult, TrialKey
 
@@ -129,10 +131,11 @@ class TrialRun:
             name: parts.measure(name, work, below=self._below(name))
             for name, work in self._tasks(language).items()
         }
+        speed = parts.measure("speed", self.speed, below=self._speed_below())
         parts.require_all()
         tokens = progress.curves.tokens[-1]
         elapsed_s = time.time() - self.started
-        evaluated = [*held_out.values(), *tasks.values()]
+        evaluated = [*held_out.values(), *tasks.values(), speed]
         return TrialRecord(
             key=self.key,
             stage=self.config.preset,
@@ -154,6 +157,7 @@ class TrialRun:
             validation=_one_point(tokens, held_out["validation"]),
             test=_one_point(tokens, held_out["test"]),
             tasks={name: _task_result(part) for name, part in tasks.items()},
+            speed=_speed_table(speed),
         )
 
     def train_language_model(self) -> tuple[torch.nn.Module, Progress]:
@@ -204,9 +208,18 @@ class TrialRun:
         """A synthetic task's result at the rung below: their models do not depend on the rung."""
         if self.key.rung == 0 or name not in self.config.evaluation.tasks:
             return None
+        return asdict(self._record_below().tasks[name]) | {"training_s": 0.0, "evaluation_s": 0.0}
+
+    def _speed_below(self) -> "Numbers | None":
+        """What the rung below measured: speed does not depend on the rung."""
+        if self.key.rung == 0:
+            return None
+        columns = {name: values.tolist() for name, values in vars(self._record_below().speed).items()}
+        return columns | {"training_s": 0.0, "evaluation_s": 0.0}
+
+    def _record_below(self) -> TrialRecord:
         below = TrialKey(self.key.candidate, self.key.rung - 1, self.key.seed)
-        result = read_trial(below.result_path(self.run.root)).tasks[name]
-        return asdict(result) | {"training_s": 0.0, "evaluation_s": 0.0}
+        return read_trial(below.result_path(self.run.root))
 
     def synthetic_task(self, name: TaskName) -> Numbers:
         """Train a small model of the mixer on the task at each learning rate, and score the one that does best.
@@ -222,6 +235,7 @@ class TrialRun:
             try:
                 trainer = self._train_on_task(name, rate, self.layout.tasks / name / str(place))
             except Diverged as error:
+                self.report.say("diverged", task=name, learning_rate=f"{rate:g}")
                 diverged = error
             else:
                 training_s += trainer.progress.seconds
@@ -262,6 +276,21 @@ class TrialRun:
         self.report.phase(name)
         settings, length = self.config.evaluation.downstream, self.config.training.length
         return asdict(measure_task(language, self.dataset.tokenizer(), name, settings, length, self.ranks))
+
+    def speed(self) -> Numbers:
+        """Speed and memory at the lengths asked for; says in the log where a program has no cache to decode with."""
+        settings, training = self.config.evaluation.speed, self.config.training
+        if not settings.lengths:
+            return {}
+        self.report.phase("speed")
+        model = self._model(self.sizes)
+        obstacle = why_not_decodable(model, self.mixer_class)
+        if obstacle is not None:
+            self.report.say("cannot decode with a cache", reason=repr(obstacle))
+        if training.precision == "bf16":
+            model = model.bfloat16()
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            return measure_speed(model, settings, training.micro_batch_tokens, decodes=obstacle is None)
 
     def _task_stream(self, name: TaskName, stream: int) -> SyntheticTask:
         seed = np.random.SeedSequence([self.config.seed, self.key.seed, stream]).generate_state(1)[0]
@@ -332,6 +361,11 @@ def _one_point(tokens_seen: int, held_out: Numbers) -> LossCurve:
         bits_per_byte=np.array([held_out["bits_per_byte"]]),
         windows=np.array([held_out["windows"]], dtype=np.int64),
     )
+
+
+def _speed_table(part: Numbers) -> SpeedTable:
+    kinds = {name: column.dtype for name, column in vars(SpeedTable.empty()).items()}
+    return SpeedTable(**{name: np.array(part.get(name, []), kind) for name, kind in kinds.items()})
 
 
 def _task_result(part: Numbers) -> TaskResult:

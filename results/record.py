@@ -62,6 +62,36 @@ class LossCurve:
 
 
 @dataclass(frozen=True, eq=False)
+class SpeedTable:
+    """Speed and memory, one entry a length; all arrays have the shape (lengths,).
+
+    length: tokens in a sequence. rows: sequences in one forward and backward pass; decoding has one. repeats: of each
+    measurement. train_tokens_per_s: forward and backward, of one rank, without optimiser and communication.
+    decode_tokens_per_s: one token after the other behind a prompt of that length, through the mixers' own cache; NaN,
+    as its error and memory are, for a program that has none. *_standard_error: of the mean over repeats.
+    *_memory_bytes: the most that was held beyond the model's parameters, in decoding the cache included; NaN where the
+    machine does not tell.
+    """
+
+    length: Integers
+    rows: Integers
+    repeats: Integers
+    train_tokens_per_s: Floats
+    train_standard_error: Floats
+    train_memory_bytes: Floats
+    decode_tokens_per_s: Floats
+    decode_standard_error: Floats
+    decode_memory_bytes: Floats
+
+    @classmethod
+    def empty(cls) -> "SpeedTable":
+        """That of a trial whose speed was not measured."""
+        counts: list[Integers] = [np.zeros(0, np.int64)] * 3
+        measured: list[Floats] = [np.zeros(0)] * 6
+        return cls(counts[0], counts[1], counts[2], *measured)
+
+
+@dataclass(frozen=True, eq=False)
 class TrialRecord:
     """One trial's result.
 
@@ -92,6 +122,7 @@ class TrialRecord:
     validation: LossCurve
     test: LossCurve
     tasks: Mapping[str, TaskResult] = field(default_factory=dict)
+    speed: SpeedTable = field(default_factory=SpeedTable.empty)
 
     def summary(self) -> TrialSummary:
         """What the search and the ranking need; the throughput is the median over the logged steps.
@@ -135,6 +166,7 @@ def validate(record: TrialRecord) -> None:
         if np.any(curve.windows < 1):
             raise BadResult(f"{split}/windows has an entry below 1")
     _validate_tasks(record.tasks)
+    _validate_speed(record.speed)
 
 
 def _validate_attributes(record: TrialRecord) -> None:
@@ -172,14 +204,18 @@ def _is_utc(text: str) -> bool:
 
 
 def _validate_curve(name: str, curve: TrainCurve | LossCurve, points: tuple[int, int]) -> None:
-    for column in fields(curve):
-        values = getattr(curve, column.name)
-        if values.shape != curve.tokens.shape or values.ndim != 1:
-            raise BadResult(f"{name}/{column.name} has shape {values.shape}, tokens {curve.tokens.shape}")
+    _validate_shapes(name, curve, curve.tokens)
     low, high = points
     if not low <= len(curve.tokens) <= high:
         raise BadResult(f"{name} has {len(curve.tokens)} points, need {low} to {high}")
     _increasing(f"{name}/tokens", curve.tokens)
+
+
+def _validate_shapes(name: str, table: TrainCurve | LossCurve | SpeedTable, first: Integers) -> None:
+    for column in fields(table):
+        values = getattr(table, column.name)
+        if values.shape != first.shape or values.ndim != 1:
+            raise BadResult(f"{name}/{column.name} has shape {values.shape}, need {first.shape}")
 
 
 def _increasing(name: str, values: Integers) -> None:
@@ -207,3 +243,18 @@ def _validate_tasks(tasks: Mapping[str, TaskResult]) -> None:
             raise BadResult(f"eval/{name}/standard_error is {task.standard_error}, need a finite number >= 0")
         if not 1 <= task.n < 2**63:
             raise BadResult(f"eval/{name}/n is {task.n}, need an integer >= 1")
+
+
+def _validate_speed(speed: SpeedTable) -> None:
+    _validate_shapes("speed", speed, speed.length)
+    _increasing("speed/length", speed.length)
+    for name in ("length", "rows", "repeats"):
+        if np.any(getattr(speed, name) < 1):
+            raise BadResult(f"speed/{name} has an entry below 1")
+    _finite("speed/train_tokens_per_s", speed.train_tokens_per_s, minimum=0.0)
+    _finite("speed/train_standard_error", speed.train_standard_error, minimum=0.0)
+    for name in ("train_memory_bytes", "decode_tokens_per_s", "decode_standard_error", "decode_memory_bytes"):
+        values = getattr(speed, name)
+        _finite(f"speed/{name}", np.where(np.isnan(values), 0.0, values), minimum=0.0)
+    if np.any(np.isnan(speed.decode_tokens_per_s) != np.isnan(speed.decode_standard_error)):
+        raise BadResult("speed/decode_standard_error has not the gaps of decode_tokens_per_s")

@@ -4,7 +4,8 @@ Root attributes: schema_version, digest, candidate, seed, rung, stage, parameter
 code_version, torch, device, slurm_job_id, started, elapsed_s, startup_s, training_s, evaluation_s,
 gpu_hours, outcome. Datasets:
 /train/{step,tokens,loss,lr,grad_norm,tokens_per_s,flops_utilisation,memory_bytes,data_wait,seconds},
-/validation/{tokens,loss,standard_error,bits_per_byte,windows}, /test the same (one point) and the scalars
+/validation/{tokens,loss,standard_error,bits_per_byte,windows}, /test the same (one point),
+/speed/{length,rows,repeats} and {train,decode}_{tokens_per_s,standard_error,memory_bytes} in it, and the scalars
 /eval/<task>/{score,n,standard_error}. Integers are int64, numbers float64, texts UTF-8 of fixed length;
 datasets are contiguous and unfiltered. `record` says what they mean.
 
@@ -35,6 +36,7 @@ from asiarch.results.record import (
     OUTCOMES,
     TASK_NAME,
     LossCurve,
+    SpeedTable,
     TaskResult,
     TrainCurve,
     TrialRecord,
@@ -69,12 +71,13 @@ _ATTRIBUTES: dict[str, type] = {
     "gpu_hours": float,
     "outcome": str,
 }
-_CURVES: dict[str, type[TrainCurve] | type[LossCurve]] = {
+_TABLES: dict[str, type[TrainCurve] | type[LossCurve] | type[SpeedTable]] = {
     "train": TrainCurve,
     "validation": LossCurve,
     "test": LossCurve,
+    "speed": SpeedTable,
 }
-_INTEGER_DATA = {"step", "tokens", "n", "memory_bytes", "windows"}
+_INTEGER_DATA = {"step", "tokens", "n", "memory_bytes", "windows", "length", "rows", "repeats"}
 
 Value = int | float | str
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -91,7 +94,7 @@ def write_trial(path: Path, record: TrialRecord) -> None:
         file.attrs["schema_version"] = np.int64(SCHEMA_VERSION)
         for name, value in {**attributes, "digest": _digest(attributes, data)}.items():
             _write_attribute(file, name, value)
-        for name in (*_CURVES, "eval"):
+        for name in (*_TABLES, "eval"):
             file.create_group(name)
         for name, values in data.items():
             file.create_dataset(name, data=values)
@@ -131,8 +134,8 @@ def _attributes(record: TrialRecord) -> dict[str, Value]:
 def _datasets(record: TrialRecord) -> dict[str, Array]:
     values = {
         f"{group}/{column.name}": getattr(getattr(record, group), column.name)
-        for group, curve in _CURVES.items()
-        for column in fields(curve)
+        for group, table in _TABLES.items()
+        for column in fields(table)
     }
     for task, result in record.tasks.items():
         for column in fields(TaskResult):
@@ -227,9 +230,9 @@ def _read_attribute(file: h5py.File, name: str, kind: type) -> Any:
 
 def _read_datasets(file: h5py.File) -> dict[str, Array]:
     data = {}
-    for group_name, curve in _CURVES.items():
+    for group_name, table in _TABLES.items():
         group = _child(file.id, group_name, group_name, h5g.open)
-        for column in fields(curve):
+        for column in fields(table):
             name = f"{group_name}/{column.name}"
             data[name] = _read_dataset(group, column.name, name, dimensions=1)
     tasks = _child(file.id, "eval", "eval", h5g.open)
@@ -283,9 +286,9 @@ def _read_dataset(group: Any, name: str, full_name: str, dimensions: int) -> Arr
 
 
 def _record(attributes: dict[str, Any], data: dict[str, Array]) -> TrialRecord:
-    curves: dict[str, Any] = {
-        group: curve(**{column.name: data[f"{group}/{column.name}"] for column in fields(curve)})
-        for group, curve in _CURVES.items()
+    tables: dict[str, Any] = {
+        group: table(**{column.name: data[f"{group}/{column.name}"] for column in fields(table)})
+        for group, table in _TABLES.items()
     }
     names = sorted({name.split("/")[1] for name in data if name.startswith("eval/")})
     tasks = {
@@ -294,4 +297,4 @@ def _record(attributes: dict[str, Any], data: dict[str, Array]) -> TrialRecord:
     }
     rest = {name: value for name, value in attributes.items() if name not in ("candidate", "seed", "rung")}
     key = TrialKey(attributes["candidate"], attributes["rung"], attributes["seed"])
-    return TrialRecord(key=key, tasks=tasks, **curves, **rest)
+    return TrialRecord(key=key, tasks=tasks, **tables, **rest)

@@ -2,16 +2,17 @@
 
     /trials      a row a trial: every attribute, the last validation and the test loss, the throughput
     /scores      a row a trial and benchmark: candidate, rung, seed, task, score, n, standard_error
+    /speeds      a row a trial and length: candidate, rung, seed, and the columns of `record.SpeedTable`
     /candidates  a row a candidate: the columns that the caller gives
     /curves/<candidate>/<rung>/<seed>/{step,tokens,loss}    the training loss, <candidate> as in 0007
 
-The first three are compound tables with int64, float64 and UTF-8 texts of fixed length, so that
+The first four are compound tables with int64, float64 and UTF-8 texts of fixed length, so that
 `pandas.DataFrame(file["trials"][:])` or MATLAB's `h5read(file, "/trials")` has it all. An absent number is
 NaN, an absent text is empty. The file is made from the trials' own files, which stay the truth.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import h5py
 import numpy as np
 
 from asiarch.results.files import atomic_path
-from asiarch.results.record import LossCurve, TrialRecord
+from asiarch.results.record import LossCurve, SpeedTable, TrialRecord
 from asiarch.results.schema import read_trial
 from asiarch.results.trial import RESULT_NAME, BadResult, TrialKey
 
@@ -27,6 +28,11 @@ Cell = str | int | float | bool | None
 Row = Mapping[str, Cell]
 
 _SCORES: Row = {"candidate": 0, "rung": 0, "seed": 0, "task": "", "score": 0.0, "n": 0, "standard_error": 0.0}
+
+
+_SPEEDS: Row = {"candidate": 0, "rung": 0, "seed": 0} | {
+    column.name: 0 if column.name in ("length", "rows", "repeats") else 0.0 for column in fields(SpeedTable)
+}
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,7 @@ def aggregate(run_dir: Path, candidates: Sequence[Row], out: Path | None = None)
     table = _table(candidates)
     trials: list[Row] = []
     scores: list[Row] = []
+    speeds: list[Row] = []
     skipped = []
     with atomic_path(out or run_dir / "results.h5") as temporary, h5py.File(temporary, "w") as file:
         for path in result_paths(run_dir):
@@ -57,11 +64,13 @@ def aggregate(run_dir: Path, candidates: Sequence[Row], out: Path | None = None)
                 continue
             trials.append(_trial_row(record))
             scores.extend(_score_rows(record))
+            speeds.extend(_speed_rows(record))
             _write_curve(file, record)
         file.create_dataset("candidates", data=table)
         file.create_dataset("trials", data=_table(trials))
         # a table without rows keeps its columns
         file.create_dataset("scores", data=_table(scores) if scores else _table([_SCORES])[:0])
+        file.create_dataset("speeds", data=_table(speeds) if speeds else _table([_SPEEDS])[:0])
         file.require_group("curves")
     return Aggregate(len(trials), tuple(skipped))
 
@@ -75,7 +84,7 @@ def _trial_row(record: TrialRecord) -> Row:
     attributes: dict[str, Cell] = {
         name: value
         for name, value in vars(record).items()
-        if name not in ("key", "train", "validation", "test", "tasks")
+        if name not in ("key", "train", "validation", "test", "tasks", "speed")
     }
     throughput = record.train.tokens_per_s
     key: dict[str, Cell] = asdict(record.key)
@@ -98,6 +107,14 @@ def _last(split: str, curve: LossCurve) -> dict[str, Cell]:
 def _score_rows(record: TrialRecord) -> Iterable[Row]:
     for task, result in record.tasks.items():
         yield {**asdict(record.key), "task": task, **asdict(result)}
+
+
+def _speed_rows(record: TrialRecord) -> Iterable[Row]:
+    for place in range(len(record.speed.length)):
+        columns = {
+            column.name: getattr(record.speed, column.name)[place].item() for column in fields(SpeedTable)
+        }
+        yield {**asdict(record.key), **columns}
 
 
 def _write_curve(file: h5py.File, record: TrialRecord) -> None:

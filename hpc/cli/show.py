@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,7 @@ def _print_results(layout: RunLayout, state: CampaignState, candidate: Candidate
             str(rung), str(seed), state_text, *numbers, str(log_path(layout, candidate.id, rung, trial.job))
         )
     output.print(table)
+    _print_speed(layout, candidate)
     for row in current_ranking(layout, state).rows:
         if row.candidate == candidate.id and row.low is not None:
             output.print(
@@ -102,6 +104,52 @@ def _print_results(layout: RunLayout, state: CampaignState, candidate: Candidate
                 markup=False,
             )
     output.print(f"program: {layout.program(candidate.id)}", markup=False, soft_wrap=True)
+
+
+def _print_speed(layout: RunLayout, candidate: Candidate) -> None:
+    """Tokens a second and memory at each length: means over the seeds of the last rung that has results."""
+    rows = speed_rows(layout, candidate)
+    if not rows:
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("length", "training tokens/s", "memory", "decoding tokens/s", "memory"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        cells = [f"{row['length']:,.0f}"]
+        for kind in ("train", "decode"):
+            rate, memory = row[f"{kind}_tokens_per_s"], row[f"{kind}_memory_bytes"]
+            no_rate = "no cache" if kind == "decode" else ""
+            error = row[f"{kind}_standard_error"]
+            cells.append(no_rate if math.isnan(rate) else f"{rate:,.0f} +-{error:,.0f}")
+            cells.append("" if math.isnan(memory) else f"{memory / 1e6:,.1f} MB")
+        table.add_row(*cells)
+    console().print(table)
+
+
+def speed_rows(layout: RunLayout, candidate: Candidate) -> list[dict[str, float]]:
+    """The columns of `SpeedTable` at each length that all seeds of the last rung with results have.
+
+    Means over the seeds; an error is that of the mean, from the repeats of each.
+    """
+    # h5py takes a while to import, and the rest of `show` needs none of it
+    from asiarch.results.schema import BadResult, read_trial
+
+    keys = [summary.key for summary in candidate.summaries()]
+    last = [key for key in keys if key.rung == max(k.rung for k in keys)]
+    try:
+        tables = [read_trial(key.result_path(layout.root)).speed for key in last]
+    except BadResult:  # damaged since it was collected: the journal still has what counts
+        return []
+    shared = sorted(set.intersection(*(set(table.length.tolist()) for table in tables))) if tables else []
+    rows = []
+    for length in shared:
+        row = {}
+        for name in vars(tables[0]):
+            values = [float(vars(table)[name][table.length.tolist().index(length)]) for table in tables]
+            spread = math.hypot(*values) if name.endswith("standard_error") else math.fsum(values)
+            row[name] = spread / len(values)
+        rows.append(row)
+    return rows
 
 
 def log_path(layout: RunLayout, candidate: int, rung: int, job: str) -> Path:
@@ -129,6 +177,10 @@ def _to_json(layout: RunLayout, state: CampaignState, candidate: Candidate) -> d
                 "summary": None if trial.summary is None else trial.summary.to_json(),
             }
             for (rung, seed), trial in sorted(candidate.trials.items())
+        ],
+        "speed": [
+            {name: None if math.isnan(value) else value for name, value in row.items()}
+            for row in speed_rows(layout, candidate)
         ],
         "ranking": rows[0] if rows else None,
     }

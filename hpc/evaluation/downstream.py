@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
+from functools import lru_cache
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,7 @@ def require_tasks(config: DownstreamConfig) -> None:
         UserError: a task is unknown, its copy is not there, or it asks for generated text.
     """
     with _copies(config):
-        manager = _manager(config)
+        manager = _manager(config.definitions)
         for name in config.tasks:
             if name not in manager.all_tasks:
                 raise UserError(
@@ -158,7 +159,7 @@ def measure_task(
             limit=config.examples,
             bootstrap_iters=2,  # accuracies have a closed form, and nothing else is read
             log_samples=False,
-            task_manager=_manager(config),
+            task_manager=_manager(config.definitions),
         )
     model.train()
     scores: dict[str, Any] = results["results"][name]
@@ -170,8 +171,10 @@ def measure_task(
     return TaskResult(score, n, error if np.isfinite(error) else 0.0)
 
 
-def _manager(config: DownstreamConfig) -> TaskManager:
-    return TaskManager(include_path=config.definitions)
+@lru_cache
+def _manager(definitions: str | None) -> TaskManager:
+    # it reads some ten thousand files
+    return TaskManager(include_path=definitions)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from torch import distributed
 
@@ -14,7 +15,7 @@ from asiarch.hpc.failures import PartFailedError
 from asiarch.hpc.training.ranks import Ranks
 from asiarch.results.files import atomic_write_text
 
-Numbers = dict[str, float]
+Numbers = dict[str, Any]  # numbers, and columns of them
 
 
 class Parts:

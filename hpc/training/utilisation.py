@@ -1,7 +1,10 @@
 """How well a device is used: arithmetic counted, peak speed known or measured, memory read off."""
 
+import ctypes
+import math
 import resource
 import time
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -60,3 +63,44 @@ def peak_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+class PeakMemory:
+    """The most memory in bytes that this process holds from now on, beyond what it holds now.
+
+    On a GPU what PyTorch has allocated; on the host resident memory, whose peak Linux (proc_pid_clear_refs(5)) sets
+    back for those who may write to /proc/self.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._known = True
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+            torch.cuda.reset_peak_memory_stats(device)
+            self._before = torch.cuda.memory_allocated(device)
+            return
+        _give_back_freed_memory()
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            self._known = False
+        self._before = _resident("VmRSS")
+
+    def bytes(self) -> float:
+        """The peak so far; NaN where the host does not tell."""
+        if self._device.type == "cuda":
+            return float(torch.cuda.max_memory_allocated(self._device) - self._before)
+        return float(max(0, _resident("VmHWM") - self._before)) if self._known else math.nan
+
+
+def _resident(name: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) * 1024
+
+
+def _give_back_freed_memory() -> None:
+    """What the allocator has kept of freed memory would be used again without a trace."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    if trim is not None:
+        trim(0)

@@ -33,6 +33,7 @@ evaluation:
   tasks: [mqar, s3]
   s3: {{length: 8, batch_size: 8, steps: 10}}
   mqar: {{pairs: 2, vocabulary: 16, length: 16, batch_size: 8, steps: 20}}
+  speed: {{lengths: [32, 64], repeats: 2, decoded: 2}}
 budget: {{candidates: 3}}
 """
 

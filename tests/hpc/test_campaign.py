@@ -112,7 +112,12 @@ def test_reading_commands_show_the_campaign(undisturbed: Path) -> None:
     story = said("show", "1")
     assert "class " in story
     assert "--- 0000/architecture.py" in story or "--- 000" in story
-    assert json.loads(said("show", "1", "--json"))["parent"] == 0
+    assert "training tokens/s" in story
+    assert re.search(r"mqar 0\.\d{3} \+-0\.\d{3} \(n \d+\)", story)
+    shown = json.loads(said("show", "1", "--json"))
+    assert shown["parent"] == 0
+    assert [row["length"] for row in shown["speed"]] == [32, 64]
+    assert all(row["train_tokens_per_s"] > row["train_standard_error"] > 0 for row in shown["speed"])
     assert "validation_loss=" in said("logs", "1")
     assert "nothing failed" in said("logs", "--failed")
     missing = CliRunner().invoke(main, ["show", "99", "--run", str(undisturbed)])

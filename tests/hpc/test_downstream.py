@@ -10,6 +10,7 @@ import torch
 from lm_eval_tasks import QUESTIONS, write_definitions
 from torch import nn
 
+from asiarch.hpc.config import preset_text, preset_values
 from asiarch.hpc.config_evaluation import DownstreamConfig
 from asiarch.hpc.data.tokenizer import ByteTokenizer
 from asiarch.hpc.evaluation.downstream import MixerLM, measure_task, require_tasks
@@ -120,31 +121,109 @@ def test_what_cannot_be_measured_is_said_before_a_trial_runs(
     assert "\n" not in str(error.value)
 
 
-def test_a_task_of_lm_eval_from_a_downloaded_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SciQ as lm-eval defines it, from a cache laid out as `datasets` leaves one behind."""
+# two rows of each benchmark as its authors publish them: where lm-eval looks for it, and the rows
+TEXT = ["Water is made of hydrogen and", "Plants take up light and"]
+PUBLISHED: dict[str, tuple[str, str, dict[str, list[Any]]]] = {
+    "lambada_openai": ("EleutherAI/lambada_openai", "default", {"text": [f"{text} air" for text in TEXT]}),
+    "hellaswag": (
+        "Rowan/hellaswag",
+        "default",
+        {
+            "activity_label": ["Chemistry", "Biology"],
+            "ctx_a": TEXT,
+            "ctx_b": ["then", "so"],
+            "endings": [["a b", "cd", "efg", "hij k"], ["xyz", "z", "yx", "w w w"]],
+            "label": ["1", "3"],
+        },
+    ),
+    "piqa": (
+        "baber/piqa",
+        "default",
+        {"goal": TEXT, "sol1": ["a", "b"], "sol2": ["cc", "d"], "label": [0, 1]},
+    ),
+    "arc_easy": ("allenai/ai2_arc", "ARC-Easy", {}),
+    "arc_challenge": ("allenai/ai2_arc", "ARC-Challenge", {}),
+    "winogrande": (
+        "allenai/winogrande",
+        "winogrande_xl",
+        {
+            "sentence": ["The cup broke, for the _ fell.", "Ann paid, since _ was asked."],
+            "option1": ["cup", "Ann"],
+            "option2": ["table", "Bob"],
+            "answer": ["1", "2"],
+        },
+    ),
+    "boolq": ("aps/super_glue", "boolq", {"question": TEXT, "passage": TEXT, "label": [0, 1]}),
+    "social_iqa": (
+        "lighteval/siqa",
+        "default",
+        {
+            "context": TEXT,
+            "question": ["What now?", "Why?"],
+            **{f"answer{letter}": [f"{letter} one", f"{letter} two"] for letter in "ABC"},
+            "label": ["1", "3"],
+        },
+    ),
+    "sciq": (
+        "allenai/sciq",
+        "default",
+        {
+            "question": TEXT,
+            "support": TEXT,
+            "correct_answer": ["oxygen", "carbon dioxide"],
+            **{f"distractor{n}": [f"iron{n}", f"gold{n}"] for n in (1, 2, 3)},
+        },
+    ),
+}
+ARC = {
+    "question": TEXT,
+    "choices": [
+        {"text": ["a", "bb", "c"], "label": ["A", "B", "C"]},
+        {"text": ["x", "y"], "label": ["1", "2"]},
+    ],
+    "answerKey": ["B", "1"],
+}
+
+
+def leave_copy(folder: Path, published: str, name: str, rows: dict[str, list[Any]]) -> None:
+    """A cache laid out as `datasets` leaves one behind after a download."""
     import datasets
 
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "elsewhere")
-    rows = {
-        "question": ["What is water made of?", "What do plants breathe in?"],
-        "support": ["Water is hydrogen and oxygen.", "Plants take up carbon dioxide."],
-        "correct_answer": ["oxygen", "carbon dioxide"],
-        **{f"distractor{n}": [f"iron{n}", f"gold{n}"] for n in (1, 2, 3)},
-    }
     table = datasets.Dataset.from_dict(rows)
     files = {}
     for split in ("train", "validation", "test"):
-        files[split] = str(tmp_path / f"{split}.parquet")
+        files[split] = str(folder / f"{split}.parquet")
         table.to_parquet(files[split])
-    datasets.load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "made"))
-    made = next((tmp_path / "made").rglob("dataset_info.json")).parent
-    copy = tmp_path / "copies" / "datasets" / "allenai___sciq" / "default" / "0.0.0" / ("0" * 40)
+    scratch = folder / f"made-{name}"
+    datasets.load_dataset("parquet", data_files=files, cache_dir=str(scratch))
+    made = next(scratch.rglob("dataset_info.json")).parent
+    copy = folder / "copies" / "datasets" / published.replace("/", "___") / name / "0.0.0" / ("0" * 40)
     copy.parent.mkdir(parents=True)
     made.rename(copy)
     for file in copy.glob("parquet-*.arrow"):
-        file.rename(file.with_name(file.name.replace("parquet-", "sciq-")))
-    settings = config(tasks=["sciq"], copies=str(tmp_path / "copies"))
+        file.rename(file.with_name(file.name.replace("parquet-", f"{published.rpartition('/')[2]}-")))
+
+
+@pytest.mark.slow
+def test_the_nine_benchmarks_from_downloaded_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As lm-eval defines them, offline; the error of an accuracy is that of as many coin tosses."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "elsewhere")
+    for published, name, rows in PUBLISHED.values():
+        leave_copy(tmp_path, published, name, rows or ARC)
+    settings = config(tasks=list(PUBLISHED), copies=str(tmp_path / "copies"))
     require_tasks(settings)
-    result = measure_task(Bigram(), ByteTokenizer(), "sciq", settings, 256, Ranks())
-    assert result.n == 2
-    assert result.score in (0.0, 0.5, 1.0)
+    for name in PUBLISHED:
+        result = measure_task(Bigram(), ByteTokenizer(), name, settings, 256, Ranks())
+        assert result.n == 2
+        assert result.score in (0.0, 0.5, 1.0), name
+        assert result.standard_error == pytest.approx(math.sqrt(result.score * (1 - result.score)))
+
+
+def test_the_presets_name_the_nine_and_how_much_of_each() -> None:
+    examples = {
+        preset: preset_values(preset)["evaluation"]["downstream"]["examples"]
+        for preset in ("explore", "verify", "final")
+    }
+    assert examples == {"explore": 500, "verify": None, "final": None}
+    for preset in examples:
+        assert set(PUBLISHED) <= set(preset_text(preset).split())

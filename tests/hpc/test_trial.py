@@ -127,7 +127,10 @@ def numbers(run: Path) -> dict[str, float]:
 def test_evaluation_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     (tmp_path / "quiet").mkdir()
     (tmp_path / "killed").mkdir()
-    quiet, killed = make_run(tmp_path / "quiet"), make_run(tmp_path / "killed")
+    # a learning rate at which training diverges changes nothing: it is not the best one
+    s3 = "s3: {length: 8, batch_size: 8, steps: 10"
+    rates = (s3, f"{s3}, learning_rates: [1.0e+30, 6.0e-3]")
+    quiet, killed = make_run(tmp_path / "quiet"), make_run(tmp_path / "killed", rates)
     undisturbed = start(quiet)
     assert undisturbed.communicate(timeout=300)[0].endswith("outcome: finished\n")
     first = start(killed)
@@ -135,7 +138,7 @@ def test_evaluation_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     # the benchmark that follows takes seconds to import
     wait_until((parts / "s3.json").exists, first)
     first.kill()
-    first.communicate()
+    assert "diverged task=s3 learning_rate=1e+30" in first.communicate()[0]
     assert not layout(killed).result.exists()
     before = {path.name: path.stat().st_ino for path in parts.iterdir()}
     second = start(killed)
@@ -145,6 +148,10 @@ def test_evaluation_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     assert set(before) == {"validation.json", "test.json", "mqar.json", "s3.json"}
     assert " training step=" not in output
     assert numbers(killed) == numbers(quiet)
+    with h5py.File(layout(quiet).result) as file:
+        assert file["speed/length"][:].tolist() == [32, 64]
+        assert file["speed/rows"][:].tolist() == [64, 32]
+        assert (file["speed/train_tokens_per_s"][:] > file["speed/train_standard_error"][:]).all()
     found = numbers(quiet)
     assert found["alphabet/n"] == 13
     assert 0 < found["alphabet/standard_error"] < 0.2
@@ -170,6 +177,7 @@ def test_a_failed_task_is_a_failed_task_and_no_zero(tmp_path: Path) -> None:
         "test",
         "s3",
         "alphabet",
+        "speed",
     }
     assert list(layout(run).checkpoint.iterdir())
     os.remove(layout(run).failure)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from records import loss_curve
+from records import loss_curve, speed_table
 
 from asiarch.results.record import TrainCurve, TrialRecord
 from asiarch.results.trial import TaskResult, TrialKey
@@ -52,6 +52,7 @@ def make_record() -> MakeRecord:
             "validation": loss_curve([2000, 5000], [4.5, 1 / 3]),
             "test": loss_curve([5000], [4.25]),
             "tasks": {"mqar": TaskResult(0.5, 100, 0.05), "state_tracking": TaskResult(0.25, 40, 0.0)},
+            "speed": speed_table(),
         }
         return TrialRecord(**{**values, **changes})
 

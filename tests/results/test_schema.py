@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from records import loss_curve
+from records import loss_curve, speed_table
 
 from asiarch.results.record import TrialRecord
 from asiarch.results.schema import BadResult, TrialKey, read_trial, write_trial
@@ -29,7 +29,7 @@ MakeRecord = Callable[..., TrialRecord]
 def assert_same(a: TrialRecord, b: TrialRecord) -> None:
     for column in fields(TrialRecord):
         left, right = getattr(a, column.name), getattr(b, column.name)
-        if column.name in ("train", "validation", "test"):
+        if column.name in ("train", "validation", "test", "speed"):
             for part in fields(left):
                 np.testing.assert_array_equal(getattr(left, part.name), getattr(right, part.name))
                 assert getattr(left, part.name).dtype == getattr(right, part.name).dtype
@@ -62,6 +62,9 @@ def test_plain_h5py_reads_the_documented_layout(stored: Path, make_record: MakeR
         assert file["train/loss"][:].tolist() == record.train.loss.tolist()
         assert file["test/loss"][:].tolist() == [4.25]
         assert file["eval/mqar/score"][()] == 0.5
+        assert file["speed/length"][:].tolist() == [256, 1024]
+        assert file["speed/train_tokens_per_s"][:].tolist() == [1000.0, 900.0]
+        assert np.isnan(file["speed/decode_tokens_per_s"][:]).all()
         assert file["eval/state_tracking/n"][()] == 40
 
 
@@ -139,6 +142,21 @@ CHANGES = {
         {"validation": replace(loss_curve([1], [4.0]), windows=np.array([0]))},
         "validation/windows has an entry below 1",
     ),
+    "speeds out of order": ({"speed": speed_table(length=[1024, 256])}, "speed/length does not increase"),
+    "no repeats": ({"speed": speed_table(repeats=[3, 0])}, "speed/repeats has an entry below 1"),
+    "no throughput": (
+        {"speed": speed_table(train_tokens_per_s=[1.0, math.nan])},
+        "speed/train_tokens_per_s[1] is nan",
+    ),
+    "endless decoding": (
+        {"speed": speed_table(decode_tokens_per_s=[math.inf, 1.0])},
+        "speed/decode_tokens_per_s[0] is inf",
+    ),
+    "a speed without its error": (
+        {"speed": speed_table(decode_tokens_per_s=[5.0, 5.0], decode_standard_error=[0.1, math.nan])},
+        "speed/decode_standard_error has not the gaps of decode_tokens_per_s",
+    ),
+    "uneven speeds": ({"speed": speed_table(rows=[1])}, "speed/rows has shape (1,), need (2,)"),
     "nan score": ({"tasks": {"mqar": TaskResult(math.nan, 1, 0.0)}}, "eval/mqar/score is nan"),
     "no examples": ({"tasks": {"mqar": TaskResult(0.5, 0, 0.0)}}, "eval/mqar/n is 0"),
     "task with a slash": ({"tasks": {"../x": TaskResult(0.5, 1, 0.0)}}, "task named '../x'"),

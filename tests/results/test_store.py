@@ -44,6 +44,9 @@ def test_tables_and_curves(run_dir: Path, make_record: MakeRecord) -> None:
         scores = file["scores"][:]
         assert scores["score"][scores["task"] == b"mqar"].tolist() == [0.5] * 3
         assert len(scores) == 6
+        speeds = file["speeds"][:]
+        assert speeds["length"].tolist() == [256, 1024] * 3
+        assert speeds["train_tokens_per_s"].tolist() == [1000.0, 900.0] * 3
         candidates = file["candidates"][:]
         assert [name.decode() for name in candidates["name"]] == ["DeltaNet", "Größer"]
         assert candidates["candidate"].tolist() == [0, 7]
