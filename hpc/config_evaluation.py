@@ -138,10 +138,12 @@ class DownstreamConfig(Section):
 class SpeedConfig(Section):
     """Lengths at which speed and memory are measured, none to leave it out; see asiarch.hpc.evaluation.speed.
 
-    `repeats`: of each measurement. `decoded`: tokens that one repeat of decoding gives.
+    `tokens`: in one forward and backward pass, the same for all candidates; a longer sequence passes alone. `repeats`:
+    of each measurement. `decoded`: tokens that one repeat of decoding gives.
     """
 
     lengths: tuple[Count, ...]
+    tokens: Count
     repeats: Annotated[int, BeforeValidator(number), Field(ge=2)]
     decoded: Count
 

@@ -290,7 +290,7 @@ class TrialRun:
         if training.precision == "bf16":
             model = model.bfloat16()
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            return measure_speed(model, settings, training.micro_batch_tokens, decodes=obstacle is None)
+            return measure_speed(model, settings, decodes=obstacle is None)
 
     def _task_stream(self, name: TaskName, stream: int) -> SyntheticTask:
         seed = np.random.SeedSequence([self.config.seed, self.key.seed, stream]).generate_state(1)[0]

@@ -32,18 +32,15 @@ class Speed:
 NOT_MEASURED = Speed(math.nan, math.nan, math.nan)
 
 
-def measure_speed(
-    model: LanguageModel, config: SpeedConfig, tokens: int, decodes: bool
-) -> dict[str, list[float]]:
+def measure_speed(model: LanguageModel, config: SpeedConfig, decodes: bool) -> dict[str, list[float]]:
     """The columns of `asiarch.results.record.SpeedTable`, a list each; a length that memory cannot hold is left out.
 
     Args:
-        tokens: in one forward and backward pass; a sequence that is longer passes alone.
         decodes: whether the mixer has a cache to decode with; without one those columns are NaN.
     """
     columns: dict[str, list[float]] = {}
     for length in config.lengths:
-        rows = max(1, tokens // length)
+        rows = max(1, config.tokens // length)
         try:
             trained = _training(model, rows, length, config.repeats)
             decoded = _decoding(model, length, config) if decodes else NOT_MEASURED

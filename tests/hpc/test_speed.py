@@ -19,7 +19,7 @@ from asiarch.models.contract import load_mixer_class
 from asiarch.models.language_model import LanguageModel, ModelConfig
 
 SIZE = ModelConfig(vocab_size=50, layers=2, hidden_size=16, num_heads=2)
-SETTINGS = SpeedConfig(lengths=(12, 40), repeats=3, decoded=2)
+SETTINGS = SpeedConfig(lengths=(12, 40), tokens=30, repeats=3, decoded=2)
 
 
 class RunningSum(nn.Module):
@@ -88,14 +88,14 @@ def test_a_program_without_a_cache_is_timed_in_training_alone(mixer: type[nn.Mod
     obstacle = why_not_decodable(language, mixer)
     assert obstacle is not None
     assert re.fullmatch(reason, obstacle)
-    columns = measure_speed(language, SETTINGS, tokens=80, decodes=False)
+    columns = measure_speed(language, SETTINGS, decodes=False)
     assert all(math.isnan(value) for name in columns if name.startswith("decode_") for value in columns[name])
     assert min(columns["train_tokens_per_s"]) > 0
 
 
 def test_each_length_passes_as_many_tokens_as_training_does() -> None:
     language = model(RunningSum)
-    columns = measure_speed(language, SETTINGS, tokens=30, decodes=True)
+    columns = measure_speed(language, SETTINGS, decodes=True)
     assert columns["length"] == [12, 40]
     assert columns["rows"] == [2, 1]
     assert columns["repeats"] == [3, 3]
@@ -105,7 +105,7 @@ def test_each_length_passes_as_many_tokens_as_training_does() -> None:
     language.register_forward_hook(
         lambda _, args, __: seen.append((args[0].numel(), torch.is_grad_enabled()))
     )
-    again = measure_speed(language, SETTINGS, tokens=30, decodes=False)
+    again = measure_speed(language, SETTINGS, decodes=False)
     assert seen == [(24, True)] * 5 + [(40, True)] * 5  # to warm up, for memory, three timed
     assert again.keys() == columns.keys()
 
@@ -134,7 +134,7 @@ def test_a_length_without_room_in_memory_is_left_out(
         return LanguageModel.forward(language, tokens, targets)
 
     monkeypatch.setattr(language, "forward", full)
-    assert measure_speed(language, SETTINGS, tokens=30, decodes=False)["length"] == [12]
+    assert measure_speed(language, SETTINGS, decodes=False)["length"] == [12]
     assert "a length of 40 does not fit into memory" in capsys.readouterr().out
 
 
@@ -156,5 +156,5 @@ def test_the_baselines_decode_with_their_caches(name: str) -> None:
     mixer = load_mixer_class(baseline_path(name))
     language = model(mixer)
     assert why_not_decodable(language, mixer) is None
-    columns = measure_speed(language, SETTINGS, 80, decodes=True)
+    columns = measure_speed(language, SETTINGS, decodes=True)
     assert min(*columns["train_tokens_per_s"], *columns["decode_tokens_per_s"]) > 0
