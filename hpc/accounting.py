@@ -3,10 +3,12 @@
 A job that is requeued is billed for every one of its runs; so it is here.
 """
 
-import getpass
+import os
 import re
+from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final
 
 from asiarch.hpc.slurm_states import Call, run_command
@@ -17,12 +19,17 @@ CUT_SHORT: Final = frozenset({"PREEMPTED", "REQUEUED", "NODE_FAIL", "BOOT_FAIL"}
 
 @dataclass(frozen=True)
 class Usage:
-    """GPU- and CPU-hours, those of running jobs up to now; `cut_short` and `heads` are parts of `gpu_hours`."""
+    """GPU- and CPU-hours, those of running jobs up to now; `cut_short` and `heads` are parts of `gpu_hours`.
+
+    node_failures: how often each node was lost under a trial. Slurm starts such a job again by itself, so nobody else
+    sees it.
+    """
 
     gpu_hours: float = 0.0
     cpu_hours: float = 0.0
     cut_short: float = 0.0
     heads: float = 0.0
+    node_failures: dict[str, int] = field(default_factory=dict)
 
 
 def read_usage(prefix: str, heads: Collection[str], since: str, call: Call = run_command) -> Usage | None:
@@ -36,21 +43,19 @@ def read_usage(prefix: str, heads: Collection[str], since: str, call: Call = run
     rows = call(
         [
             *("sacct", "--allocations", "--duplicates", "--noheader", "--parsable2"),
-            *(
-                f"--user={getpass.getuser()}",
-                "--starttime=now-30days" if not since else f"--starttime={since}",
-            ),
-            "--format=JobID,JobName,State,ElapsedRaw,AllocTRES",
+            *(f"--user={os.getuid()}", f"--starttime={_local_time(since)}"),
+            "--format=JobID,JobName,State,ElapsedRaw,AllocTRES,NodeList",
         ]
     )
     if rows is None:
         return None
     gpu = cpu = cut_short = of_heads = 0.0
+    lost = Counter[str]()
     for row in rows.splitlines():
         cells = row.split("|")
-        if len(cells) != 5 or not cells[3].isdecimal():
+        if len(cells) != 6 or not cells[3].isdecimal():
             continue
-        job, name, state, elapsed, allocated = cells
+        job, name, state, elapsed, allocated, nodes = cells
         is_head = job in heads
         if not (is_head or name.startswith(prefix)):
             continue
@@ -60,7 +65,14 @@ def read_usage(prefix: str, heads: Collection[str], since: str, call: Call = run
         cpu += hours * _allocated(allocated, "cpu")
         of_heads += gpus if is_head else 0.0
         cut_short += gpus if state.split(" ")[0] in CUT_SHORT else 0.0
-    return Usage(*(round(value, 4) for value in (gpu, cpu, cut_short, of_heads)))
+        if state == "NODE_FAIL" and re.fullmatch(r"[\w.-]+", nodes):  # of several nodes one cannot be named
+            lost[nodes] += 1
+    return Usage(round(gpu, 4), round(cpu, 4), round(cut_short, 4), round(of_heads, 4), dict(lost))
+
+
+def _local_time(moment: str) -> str:
+    """As sacct takes it: it knows no time zones, and refuses an offset."""
+    return datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _allocated(tres: str, kind: str) -> int:

@@ -23,6 +23,7 @@ from asiarch.hpc.collection import Collector, set_aside
 from asiarch.hpc.config import CampaignConfig
 from asiarch.hpc.data import open_dataset
 from asiarch.hpc.head_log import HeadLog
+from asiarch.hpc.job_names import job_prefix
 from asiarch.hpc.jobs import Jobs, SubmissionRefusedError
 from asiarch.hpc.journal import Journal, read_journal
 from asiarch.hpc.layout import RunLayout
@@ -40,22 +41,20 @@ from asiarch.hpc.schedule import (
     StopEarly,
     Submit,
 )
-from asiarch.hpc.slurm_jobs import SlurmJobs, job_prefix
-from asiarch.hpc.standings import current_ranking
+from asiarch.hpc.slurm_jobs import SlurmJobs
+from asiarch.hpc.standings import write_standings
 from asiarch.hpc.state import CampaignState, Candidate, interruption
 from asiarch.hpc.stop_request import StopRequest, clear_stop_request, read_stop_request
 from asiarch.hpc.warm import WarmProcess
 from asiarch.models.check.settings import CheckSettings
 from asiarch.models.errors import UserError
-from asiarch.results.ranking import write_ranking
 
 ACCOUNT_EVERY_S = (10.0, 600.0)  # at first, and at longest
 POLL_S = {"local": 0.2, "slurm": 1.0}
 REFUSED_WAIT_S = 10.0  # until a submission that was refused is tried again, ever longer
 LONGEST_WAIT_S = 600.0
 STOP_PATIENCE_S = 30.0
-NODE_MAY_FAIL = 2  # times, before trials stay away from it
-RANKING_REST = 20  # times what the last ranking took, until it is made again
+RANKING_REST = 1000  # times what the last ranking took, until it is made again
 
 
 class Head:
@@ -176,7 +175,7 @@ class Head:
         began = time.monotonic()
         if began - self._ranked_at < RANKING_REST * self._ranking_took_s:
             return
-        write_ranking(current_ranking(self._run, self.state), self._run.root)
+        write_standings(self._run, self.state)
         self._ranked_at = time.monotonic()
         self._ranking_took_s = self._ranked_at - began
 
@@ -228,10 +227,8 @@ class Head:
 
     def _submit(self, action: Submit) -> None:
         candidate, rung, seeds = action.candidate, action.rung, action.seeds
-        attempt = self.state.candidates[candidate].submissions[rung]
-        exclude = [node for node, times in self.state.node_failures.items() if times >= NODE_MAY_FAIL]
         try:
-            jobs = self._jobs.submit(candidate, rung, seeds, attempt, sorted(exclude))
+            jobs = self._hand_in(action)
         except SubmissionRefusedError as error:
             if error.for_good and not any(c.submissions for c in self.state.candidates.values()):
                 raise UserError(
@@ -241,9 +238,22 @@ class Head:
             self._refusals += 1
             self._submit_after = time.monotonic() + wait_s
             self._log.refused_submission(candidate, str(error), wait_s)
+            if self.state.submission_refused != str(error):
+                self._record("submission_refused", candidate=candidate, rung=rung, reason=str(error))
             return
         self._refusals = 0
         self._record("submitted", candidate=candidate, rung=rung, seeds=list(seeds), jobs=jobs)
+
+    def _hand_in(self, action: Submit) -> list[str]:
+        """Submit, away from nodes that failed twice; anywhere where they leave too few."""
+        attempt = self.state.candidates[action.candidate].submissions[action.rung]
+        avoided = self.state.nodes_to_avoid()
+        try:
+            return self._jobs.submit(action.candidate, action.rung, action.seeds, attempt, avoided)
+        except SubmissionRefusedError as error:
+            if not (avoided and error.for_good):
+                raise
+        return self._jobs.submit(action.candidate, action.rung, action.seeds, attempt, ())
 
     def _propose(self, action: Propose) -> None:
         try:

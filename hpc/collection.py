@@ -13,11 +13,14 @@ from asiarch.hpc.plausibility import look_for_implausible_loss
 from asiarch.hpc.progress import TrialProgress, read_progress
 from asiarch.hpc.state import CampaignState, Trial
 from asiarch.hpc.storage import require_storage
-from asiarch.results.record import TrialRecord
+from asiarch.results.record import TrainCurve, TrialRecord
 from asiarch.results.schema import read_trial
 from asiarch.results.trial import BadResult, TrialKey
 
 STORAGE_GRACE_S = 60.0  # what is found dead so soon after the disk came back died of it
+# a trial's folder is looked into ever less often: a shared disk has better to do, and Slurm fills the slots meanwhile
+LOOK_EVERY_S = 10.0
+LOOK_SHARE = 0.02  # of the time that it has been under way
 
 
 class Collector:
@@ -46,6 +49,11 @@ class Collector:
         self._record = record
         self._after_trial = after_trial
         self._storage_bad_until = time.monotonic() + (STORAGE_GRACE_S if storage_was_bad else 0.0)
+        self._since: dict[
+            TrialId, tuple[str, float]
+        ] = {}  # its job, and when this head first saw it under way
+        self._next_look: dict[TrialId, float] = {}
+        self._reference_curves: dict[TrialId, TrainCurve] = {}
 
     def _trial(self, key: TrialId) -> Trial:
         return self._state.candidates[key[0]].trials[key[1:]]
@@ -53,9 +61,19 @@ class Collector:
     def collect(self) -> bool:
         """Take in what ended since the last look; whether anything was new."""
         found = False
-        for key in self._state.under_way:
-            found |= self._collect_trial(key)
+        for key, trial in self._state.under_way.items():
+            if self._is_due(key, trial.job):
+                found |= self._collect_trial(key)
         return found
+
+    def _is_due(self, key: TrialId, job: str) -> bool:
+        now = time.monotonic()
+        if self._since.get(key, ("",))[0] != job:
+            self._since[key], self._next_look[key] = (job, now), now
+        if now < self._next_look[key]:
+            return False
+        self._next_look[key] = now + min(LOOK_EVERY_S, LOOK_SHARE * (now - self._since[key][1]))
+        return True
 
     def _collect_trial(self, key: TrialId) -> bool:
         layout = self._run.trial(*key)
@@ -132,16 +150,19 @@ class Collector:
     def _look_for_leak(self, record: TrialRecord) -> None:
         """Again what the trial's watchdog looks for: it may have run before the reference's log was there."""
         key = record.key
-        path = self._run.trial(0, key.rung, key.seed).result
-        if not self._is_known(key.candidate) and path.exists():
-            training = self._config.training
-            look_for_implausible_loss(
-                record.train.step.tolist(),
-                record.train.loss.tolist(),
-                read_trial(path).train,
-                self._config.watchdog.implausible,
-                training.warmup_steps,
-            )
+        reference = (0, key.rung, key.seed)
+        path = self._run.trial(*reference).result
+        if self._is_known(key.candidate) or not path.exists():
+            return
+        if reference not in self._reference_curves:
+            self._reference_curves[reference] = read_trial(path).train
+        look_for_implausible_loss(
+            record.train.step.tolist(),
+            record.train.loss.tolist(),
+            self._reference_curves[reference],
+            self._config.watchdog.implausible,
+            self._config.training.warmup_steps,
+        )
 
     def _take_failure(self, key: TrialId, end: End) -> None:
         trial, progress = self._trial(key), read_progress(self._run.trial(*key).progress)
@@ -156,10 +177,10 @@ class Collector:
         again = end.cause in ("interrupted", "storage") and reached == trial.reached
         counts = int(end.own_fault or again)
         names = {**trial_names(key), "cause": end.cause, "detail": end.detail}
-        if (
-            POLICIES[end.cause] in ("resume", "elsewhere")
-            and trial.restarts + counts <= self._config.trial.max_restarts
-        ):
+        once_more = trial.restarts + counts <= self._config.trial.max_restarts
+        # a person who cancels it a second time means it
+        once_more &= not (end.cause == "cancelled" and trial.was_cancelled)
+        if POLICIES[end.cause] in ("resume", "elsewhere") and once_more:
             set_aside(self._run.trial(*key))
             self._record(
                 "trial_interrupted",

@@ -85,7 +85,7 @@ class ModelConfig(Section):
 
 
 class TrainingConfig(Section):
-    """The training of one trial; `tokens` is the budget of the last rung, `threads` are those of a rank on a CPU.
+    """The training of one trial; `tokens` is the budget of the last rung, `threads` are those of a rank.
 
     A batch is `batch_tokens` over all ranks; a rank passes at most `micro_batch_tokens` through the model at once,
     or as many as fit its memory (`auto`, here None).

@@ -20,7 +20,7 @@ Causes:
     interrupted      the job was asked to stop, or met its time limit, and goes on from its checkpoint
     preempted        Slurm took the nodes for another job
     node_failure     Slurm lost the node
-    cancelled        somebody cancelled the job
+    cancelled        somebody cancelled the job; tried once more, as an administrator may have done it
     time_limit       the trial was not done in the time that it is given
     training_error   any other exception while training
 """
@@ -83,7 +83,7 @@ POLICIES: Final[dict[Cause, Policy]] = {
     "interrupted": "resume",
     "preempted": "resume",
     "node_failure": "elsewhere",
-    "cancelled": "give_up",
+    "cancelled": "resume",
     "time_limit": "give_up",
     "training_error": "give_up",
 }

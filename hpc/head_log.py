@@ -38,6 +38,7 @@ class HeadLog:
         self._console = console or Console(soft_wrap=True, highlight=False)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
+        self._fitness: dict[int, float] = {}  # of finished candidates
         if self._console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"),
@@ -54,7 +55,7 @@ class HeadLog:
 
     def event(self, event: Event, state: CampaignState) -> None:
         """One line for an event that was just written to the journal; none for what `status` alone shows."""
-        if event["event"] == "accounted":
+        if event["event"] in ("accounted", "submission_refused"):
             return
         who = f"{event['candidate']:04d}" if "candidate" in event else "-   "
         pairs: dict[str, Any] = {name: event[name] for name in ("rung", "seed") if name in event}
@@ -62,7 +63,7 @@ class HeadLog:
             name: event[name] for name in SHOWN.get(event["event"], ()) if event[name] not in (None, [])
         }
         if event["event"] == "trial_finished":
-            pairs |= _result(event, state)
+            pairs |= self._result(event, state)
         text = " ".join(f"{name}={_plain(value)}" for name, value in pairs.items())
         self._console.print(f"{event['time'][:19]}Z {who} {event['event']:<17} {text}".rstrip(), markup=False)
 
@@ -83,6 +84,27 @@ class HeadLog:
         """Say that a signal was taken, and what it does to running trials."""
         self._console.print(f"{reason}: the head stops, running trials {consequence}")
 
+    def _result(self, event: Event, state: CampaignState) -> dict[str, Any]:
+        summary = event["summary"]
+        pairs = {"loss": f"{summary['validation_loss']:.4f}"}
+        pairs |= {task: _with_error(result) for task, result in summary["tasks"].items()}
+        pairs["tokens_per_s"] = f"{summary['tokens_per_s']:.0f}"
+        best = self._best(state)
+        return pairs if best is None else pairs | {"best": best}
+
+    def _best(self, state: CampaignState) -> str | None:
+        """The leader by fitness among finished candidates: id, name and loss."""
+        reference = state.candidates[0].summaries()
+        for candidate in state.candidates.values():
+            if candidate.status == "finished" and candidate.id not in self._fitness:
+                found = candidate_fitness(candidate.summaries(), reference, state.last_rung)
+                self._fitness[candidate.id] = found.value
+        if not self._fitness:
+            return None
+        best = state.candidates[max(self._fitness, key=self._fitness.__getitem__)]
+        losses = [s.validation_loss for s in best.summaries() if s.key.rung == state.last_rung]
+        return f"{best.id:04d} ({best.name}, loss {sum(losses) / len(losses):.4f})"
+
     def close(self) -> None:
         """Take the bar away."""
         if self._bar is not None:
@@ -101,30 +123,8 @@ def running_trials(state: CampaignState, run: RunLayout) -> str:
     return "  ".join(parts)
 
 
-def _result(event: Event, state: CampaignState) -> dict[str, Any]:
-    summary = event["summary"]
-    pairs = {"loss": f"{summary['validation_loss']:.4f}"}
-    pairs |= {task: _with_error(result) for task, result in summary["tasks"].items()}
-    pairs["tokens_per_s"] = f"{summary['tokens_per_s']:.0f}"
-    best = best_candidate(state)
-    if best is not None:
-        pairs["best"] = best
-    return pairs
-
-
 def _with_error(result: dict[str, float]) -> str:
     return f"{result['score']:.3f}+-{result['standard_error']:.3f}"
-
-
-def best_candidate(state: CampaignState) -> str | None:
-    """The leader by fitness among finished candidates: id, name and loss."""
-    reference = state.candidates[0].summaries()
-    finished = [candidate for candidate in state.candidates.values() if candidate.status == "finished"]
-    if not finished:
-        return None
-    best = max(finished, key=lambda c: candidate_fitness(c.summaries(), reference, state.last_rung).value)
-    losses = [s.validation_loss for s in best.summaries() if s.key.rung == state.last_rung]
-    return f"{best.id:04d} ({best.name}, loss {sum(losses) / len(losses):.4f})"
 
 
 def _plain(value: Any) -> str:

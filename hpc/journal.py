@@ -8,6 +8,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
@@ -36,12 +37,52 @@ def read_journal(run_dir: Path) -> list[Event]:
         data = path.read_bytes()
     except FileNotFoundError:
         return []
-    return list(_parse(data, path))
-
-
-def _parse(data: bytes, path: Path) -> Iterator[Event]:
     # what follows the last newline is a line still being written, or torn by a crash
-    for number, line in enumerate(data.split(b"\n")[:-1], start=1):
+    return _parse(data.split(b"\n")[:-1], path, first=1)
+
+
+class JournalTail:
+    """Reads a journal that grows: each call gives what has come since the last one."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._path = run_dir / FILE_NAME
+        self._offset, self._lines = 0, 0
+
+    def read(self) -> list[Event]:
+        """The new complete events, oldest first. Raises UserError as `read_journal` does."""
+        with suppress(FileNotFoundError), self._path.open("rb") as file:
+            file.seek(self._offset)
+            data = file.read()
+            lines = data.split(b"\n")[:-1]
+            events = _parse(lines, self._path, first=self._lines + 1)
+            self._offset += sum(map(len, lines)) + len(lines)
+            self._lines += len(lines)
+            return events
+        return []
+
+
+def has_events(run_dir: Path) -> bool:
+    """Whether a campaign's journal has an event; it is not looked at."""
+    try:
+        with (run_dir / FILE_NAME).open("rb") as file:
+            return file.readline().endswith(b"\n")
+    except FileNotFoundError:
+        return False
+
+
+def _parse(lines: list[bytes], path: Path, first: int) -> list[Event]:
+    try:
+        # at once, which is faster
+        events = json.loads(b"[" + b",".join(lines) + b"]")
+    except ValueError:
+        events = []
+    if len(events) == len(lines) and all(isinstance(event, dict) and "event" in event for event in events):
+        return events
+    return list(_parse_each(lines, path, first))
+
+
+def _parse_each(lines: list[bytes], path: Path, first: int) -> Iterator[Event]:
+    for number, line in enumerate(lines, start=first):
         try:
             event = json.loads(line)
         except ValueError:

@@ -1,9 +1,8 @@
-"""The files that people read: results.h5, ranking.json and ranking.csv, made again from the trials' results."""
+"""The files that people read: results.h5, ranking.json, ranking.csv and yields.json, made again from the results."""
 
 from asiarch.hpc.layout import RunLayout
-from asiarch.hpc.standings import current_ranking
+from asiarch.hpc.standings import write_standings
 from asiarch.hpc.state import CampaignState, Candidate
-from asiarch.results.ranking import write_ranking
 from asiarch.results.store import aggregate
 
 
@@ -22,4 +21,4 @@ def _table_row(candidate: Candidate) -> dict[str, int | str]:
 def publish_results(run: RunLayout, state: CampaignState) -> None:
     """Write all three; each one atomically."""
     aggregate(run.root, [_table_row(candidate) for candidate in state.candidates.values()], run.results)
-    write_ranking(current_ranking(run, state), run.root)
+    write_standings(run, state)

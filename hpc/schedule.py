@@ -74,10 +74,11 @@ class Scheduler:
         self._deterministic = config.search.mode == "deterministic"
         self._room = config.slurm.trials_in_flight if config.executor == "slurm" else sys.maxsize
         self.total = len(config.baselines) + config.budget.candidates
+        self._fitness: dict[tuple[int, int], float] = {}  # of complete rungs, which change no more
 
     def next_action(self, state: CampaignState) -> Action | None:
         """The one thing to do now; None where the head has to wait for a trial."""
-        for candidate in state.candidates.values():
+        for candidate in state.unsettled:
             action = self._next_for(candidate, state)
             if action is not None:
                 return action
@@ -105,9 +106,8 @@ class Scheduler:
         rivals = self._rivals(candidate, rung, state)
         if rivals is None:
             return None
-        reference = state.candidates[0].summaries()
         scores = {
-            c.id: candidate_fitness(c.summaries(), reference, rung).value
+            c.id: self._fitness_of(c, rung, state)
             for c in rivals
             if not c.baseline and completed(c, rung, state)
         }
@@ -118,11 +118,19 @@ class Scheduler:
         reason = f"place {place} of {len(scores)} at rung {rung}; the first {climbing} climb"
         return StopEarly(candidate.id, rung, reason)
 
+    def _fitness_of(self, candidate: Candidate, rung: int, state: CampaignState) -> float:
+        if (candidate.id, rung) not in self._fitness:
+            reference = state.candidates[0].summaries()
+            found = candidate_fitness(candidate.summaries(), reference, rung)
+            self._fitness[candidate.id, rung] = found.value
+        return self._fitness[candidate.id, rung]
+
     def _rivals(self, candidate: Candidate, rung: int, state: CampaignState) -> list[Candidate] | None:
         """Whom a candidate is ranked with; None while that is not known yet."""
         if self._deterministic:
-            earlier = [c for c in state.candidates.values() if c.id <= candidate.id]
-            return earlier if all(done_with(c, rung, state) for c in earlier) else None
+            if not all(done_with(c, rung, state) for c in state.unsettled if c.id <= candidate.id):
+                return None
+            return [c for c in state.candidates.values() if c.id <= candidate.id]
         return list(state.candidates.values()) if completed(state.candidates[0], rung, state) else None
 
     def _propose(self, state: CampaignState) -> Action | None:
@@ -145,8 +153,8 @@ class Scheduler:
         """Whose results a proposal may use; None while its turn has not come."""
         in_flight = self._config.search.in_flight
         if self._deterministic:
-            known = tuple(range(number - in_flight + 1))
-            return known if all(state.candidates[n].settled for n in known) else None
+            last = number - in_flight
+            return None if any(c.id <= last for c in state.unsettled) else tuple(range(last + 1))
         if len(state.unsettled) >= in_flight:
             return None
         return tuple(c.id for c in state.candidates.values() if c.settled)

@@ -1,6 +1,5 @@
 """Jobs under Slurm: array jobs that outlive the head, found again by their names."""
 
-import hashlib
 import os
 import re
 import time
@@ -15,6 +14,7 @@ from submitit.helpers import clean_env
 
 from asiarch.hpc.config import CampaignConfig
 from asiarch.hpc.failures import Cause
+from asiarch.hpc.job_names import job_prefix
 from asiarch.hpc.jobs import End, SubmissionRefusedError, TrialId
 from asiarch.hpc.layout import RunLayout
 from asiarch.hpc.slurm_states import JobState, SlurmStates, jobs_by_name, run_command
@@ -54,7 +54,7 @@ SETUP: Final = (
     "trap 'rm -rf \"$ASIARCH_CACHE\"' EXIT",
     'export TRITON_CACHE_DIR="$ASIARCH_CACHE/triton" TORCHINDUCTOR_CACHE_DIR="$ASIARCH_CACHE/inductor"',
     # srun does not take this from sbatch since Slurm 22.05
-    'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"',
+    'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}" OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"',
 )
 
 
@@ -180,11 +180,6 @@ class SlurmJobs:
 
     def leave(self, trials: Sequence[TrialId]) -> None:
         """They go on; the next head finds them by their ids in the journal."""
-
-
-def job_prefix(run: RunLayout, config: CampaignConfig) -> str:
-    """What the names of all trials' jobs of a campaign start with, and no other's."""
-    return f"{config.name}-{hashlib.sha256(str(run.root).encode()).hexdigest()[:6]}-"
 
 
 def batch_script(config: CampaignConfig, folder: Path) -> str:

@@ -4,7 +4,7 @@ squeue knows what waits and runs, and what ended in the last minutes; sacct is a
 has, and may lag behind it by seconds, or not be there at all. A job that neither knows is unknown, not done.
 """
 
-import getpass
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -105,7 +105,7 @@ class SlurmStates:
         queue = self._call(
             [
                 "squeue",
-                f"--user={getpass.getuser()}",
+                f"--user={os.getuid()}",
                 "--array",
                 "--noheader",
                 "--states=all",
@@ -155,7 +155,7 @@ class PendingJob:
 
 def pending_jobs(prefix: str, call: Call | None = None) -> list[PendingJob]:
     """This user's waiting jobs whose names start with `prefix`; none where squeue does not answer."""
-    command = ["squeue", f"--user={getpass.getuser()}", "--array", "--noheader", "--states=PENDING"]
+    command = ["squeue", f"--user={os.getuid()}", "--array", "--noheader", "--states=PENDING"]
     rows = (call or run_command)([*command, "--format=%i|%j|%r|%S"]) or ""
     return [
         PendingJob(job, reason, "" if start == "N/A" else start)
@@ -171,13 +171,13 @@ def jobs_by_name(prefix: str, call: Call | None = None) -> dict[str, list[str]] 
     """
     ask = call or run_command
     queue = ask(
-        ["squeue", f"--user={getpass.getuser()}", "--array", "--noheader", "--states=all", "--format=%i|%j"]
+        ["squeue", f"--user={os.getuid()}", "--array", "--noheader", "--states=all", "--format=%i|%j"]
     )
     if queue is None:
         return None
     accounting = ask(
         [
-            *("sacct", "--allocations", "--noheader", "--parsable2", f"--user={getpass.getuser()}"),
+            *("sacct", "--allocations", "--noheader", "--parsable2", f"--user={os.getuid()}"),
             *("--starttime=now-30days", "--format=JobID,JobName"),
         ]
     )
@@ -192,7 +192,20 @@ def jobs_by_name(prefix: str, call: Call | None = None) -> dict[str, list[str]] 
 def run_command(command: Sequence[str]) -> str | None:
     """The output of a command; None where it failed, is missing or takes too long."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=CALL_TIMEOUT_S, check=False)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=CALL_TIMEOUT_S,
+            check=False,
+            env=command_environment(),
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
+
+
+def command_environment() -> dict[str, str]:
+    """Ours, without what would have Slurm's commands leave out jobs or write times in a form of the user's own."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SQUEUE_", "SACCT_"))}
+    return kept | {"SLURM_TIME_FORMAT": "standard"}

@@ -1,9 +1,16 @@
 """The ranking as the journal has it, without opening a result file."""
 
+import json
+from dataclasses import fields
+
 from asiarch.hpc.layout import RunLayout
 from asiarch.hpc.state import CampaignState
-from asiarch.results.ranking import CandidateInfo, Ranking, rank
+from asiarch.results.files import atomic_write_text
+from asiarch.results.ranking import CandidateInfo, Ranking, RankingRow, rank, write_ranking
+from asiarch.results.trial import TaskResult
 from asiarch.results.yields import ProposerYield, Tried, yields
+
+Standings = tuple[Ranking, tuple[ProposerYield, ...]]
 
 
 def current_ranking(run: RunLayout, state: CampaignState) -> Ranking:
@@ -28,6 +35,30 @@ def current_yields(state: CampaignState, ranking: Ranking) -> tuple[ProposerYiel
                 )
             )
     return yields(tried, state.summaries, ranking)
+
+
+def write_standings(run: RunLayout, state: CampaignState) -> None:
+    """Write ranking.json, ranking.csv and yields.json, each atomically."""
+    ranking = current_ranking(run, state)
+    write_ranking(ranking, run.root)
+    rows = [one.to_json() for one in current_yields(state, ranking)]
+    atomic_write_text(run.root / "yields.json", json.dumps(rows, indent=1) + "\n")
+
+
+def read_standings(run: RunLayout) -> Standings | None:
+    """As the head wrote them last, which are quicker to read than to make; None where there are none yet."""
+    try:
+        found = json.loads((run.root / "ranking.json").read_bytes())
+        rows = tuple(
+            RankingRow(**row | {"tasks": {task: TaskResult(**part) for task, part in row["tasks"].items()}})
+            for row in found["rows"]
+        )
+        names = [field.name for field in fields(ProposerYield)]
+        tables = json.loads((run.root / "yields.json").read_bytes())
+        yielded = tuple(ProposerYield(**{name: row[name] for name in names}) for row in tables)
+        return Ranking(**found | {"rows": rows, "seeds": tuple(found["seeds"])}), yielded
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # absent, or written by another version
 
 
 def candidate_infos(run: RunLayout, state: CampaignState) -> list[CandidateInfo]:

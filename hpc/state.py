@@ -5,8 +5,9 @@ The state is a pure function of the events, in their order; nothing else goes in
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Literal
 
 from asiarch.hpc.accounting import Usage
@@ -17,6 +18,7 @@ from asiarch.results.trial import TrialSummary
 
 CandidateStatus = Literal["proposed", "refused", "training", "stopped", "failed", "finished"]
 TrialStatus = Literal["submitted", "interrupted", "finished", "failed"]
+NODE_MAY_FAIL = 2  # times, before trials stay away from it
 Slot = tuple[int, int]  # (rung, seed): one trial of a candidate
 
 
@@ -28,15 +30,25 @@ class Trial:
     job: str
     restarts: int = 0
     host: str = ""  # where it was seen at work; empty before
-    summary: TrialSummary | None = None
+    measured: dict[str, Any] | None = None  # what `summary` is made of
     seconds: dict[str, float] = field(default_factory=dict)
     cause: str = ""
     detail: str = ""
     reached: str = ""  # how far it had come when it was last interrupted
+    was_cancelled: bool = False  # before this submission
 
     @property
     def settled(self) -> bool:
         return self.status in ("finished", "failed")
+
+    @cached_property
+    def _summary(self) -> TrialSummary:
+        return TrialSummary.from_json(self.measured or {})
+
+    @property
+    def summary(self) -> TrialSummary | None:
+        """The numbers of a finished trial; made when they are asked for, which `status` does not."""
+        return None if self.measured is None else self._summary
 
 
 @dataclass
@@ -91,9 +103,13 @@ class CampaignState:
     head: dict[str, Any] | None = None
     head_jobs: set[str] = field(default_factory=set)  # of Slurm
     usage: Usage | None = None  # by Slurm's accounting
-    active_s: float = 0.0
     stop_reason: str = ""
+    submission_refused: str = ""  # sbatch's words, until it takes a job again
+    # what follows is in the candidates too; kept, as all of them are too many to look through at every event
+    _open: dict[int, Candidate] = field(default_factory=dict)
+    _trials_gpu_hours: float = 0.0
     _head_since: str = ""
+    _heads_before_s: float = 0.0
 
     @classmethod
     def replay(cls, events: Iterable[Event]) -> "CampaignState":
@@ -116,7 +132,17 @@ class CampaignState:
                 "use the version that wrote it"
             )
         handler(event)
-        self._count_active_time(event)
+        self.last_time = event["time"]
+        if "candidate" in event:
+            self._note_open(self.candidates[event["candidate"]])
+
+    def _note_open(self, candidate: Candidate) -> None:
+        if candidate.settled:
+            self._open.pop(candidate.id, None)
+        elif candidate.id not in self._open:
+            self._open[candidate.id] = candidate
+            if candidate.id < max(self._open):  # reopened
+                self._open = dict(sorted(self._open.items()))
 
     @property
     def summaries(self) -> list[TrialSummary]:
@@ -127,8 +153,18 @@ class CampaignState:
         """By Slurm's accounting where there is one, else those of all finished trials."""
         if self.usage is not None:
             return self.usage.gpu_hours
-        trials = (trial for candidate in self.candidates.values() for trial in candidate.trials.values())
-        return sum(trial.seconds.get("gpu_hours", 0.0) for trial in trials)
+        return self._trials_gpu_hours
+
+    @property
+    def active_s(self) -> float:
+        """Wall time with a head at work, up to the last event; a head that died wrote no head_stopped."""
+        own = seconds_between(self._head_since, self.last_time) if self._head_since else 0.0
+        return self._heads_before_s + own
+
+    def nodes_to_avoid(self) -> list[str]:
+        """Those that failed twice under trials, as the trials' ends or Slurm's accounting have it."""
+        counts = self.node_failures | (Counter() if self.usage is None else Counter(self.usage.node_failures))
+        return sorted(node for node, times in counts.items() if times >= NODE_MAY_FAIL)
 
     @property
     def under_way(self) -> dict[tuple[int, int, int], Trial]:
@@ -142,21 +178,16 @@ class CampaignState:
 
     @property
     def unsettled(self) -> list[Candidate]:
-        return [candidate for candidate in self.candidates.values() if not candidate.settled]
-
-    def _count_active_time(self, event: Event) -> None:
-        # the time between events counts while a head lives; a dead head wrote no head_stopped
-        if self._head_since and event["event"] != "head_started":
-            self.active_s += seconds_between(self._head_since, event["time"])
-        self._head_since = "" if event["event"] == "head_stopped" else event["time"]
-        self.last_time = event["time"]
+        """The candidates for which something may still run, by their numbers."""
+        return list(self._open.values())
 
     def _on_campaign_started(self, event: Event) -> None:
-        self.started = event["time"]
+        self.started = self._head_since = event["time"]
         self.seeds = tuple(event["seeds"])
         self.last_rung = event["rungs"] - 1
 
     def _on_head_started(self, event: Event) -> None:
+        self._heads_before_s, self._head_since = self.active_s, event["time"]
         self.head_jobs |= {event["slurm_job"]} - {""}
         self.head = {"pid": event["pid"], "host": event["host"], "since": event["time"]}
         self.stop_reason = ""
@@ -164,6 +195,8 @@ class CampaignState:
     def _on_head_stopped(self, event: Event) -> None:
         self.head = None
         self.stop_reason = event["reason"]
+        self.last_time = event["time"]
+        self._heads_before_s, self._head_since = self.active_s, ""
 
     def _on_proposed(self, event: Event) -> None:
         self.candidates[event["candidate"]] = Candidate(
@@ -186,11 +219,17 @@ class CampaignState:
     def _on_submitted(self, event: Event) -> None:
         candidate = self.candidates[event["candidate"]]
         candidate.submissions[event["rung"]] += 1
+        self.submission_refused = ""
         trials = candidate.trials
         for seed, job in zip(event["seeds"], event["jobs"], strict=True):
             known = trials.get((event["rung"], seed))
-            restarts, reached = (0, "") if known is None else (known.restarts, known.reached)
-            trials[event["rung"], seed] = Trial("submitted", job, restarts, reached=reached)
+            trials[event["rung"], seed] = trial = Trial("submitted", job)
+            if known is not None:
+                trial.restarts, trial.reached = known.restarts, known.reached
+                trial.was_cancelled = known.was_cancelled or known.cause == "cancelled"
+
+    def _on_submission_refused(self, event: Event) -> None:
+        self.submission_refused = event["reason"]
 
     def _trial(self, event: Event) -> Trial:
         return self.candidates[event["candidate"]].trials[event["rung"], event["seed"]]
@@ -201,8 +240,9 @@ class CampaignState:
     def _on_trial_finished(self, event: Event) -> None:
         trial = self._trial(event)
         trial.status = "finished"
-        trial.summary = TrialSummary.from_json(event["summary"])
+        trial.measured = event["summary"]
         trial.seconds = event["seconds"]
+        self._trials_gpu_hours += trial.seconds.get("gpu_hours", 0.0)
         self._close_rung(self.candidates[event["candidate"]])
 
     def _on_trial_interrupted(self, event: Event) -> None:
@@ -240,7 +280,7 @@ class CampaignState:
         candidate.reason = event["reason"]
 
     def _on_accounted(self, event: Event) -> None:
-        self.usage = Usage(**{name: event[name] for name in ("gpu_hours", "cpu_hours", "cut_short", "heads")})
+        self.usage = Usage(**{part.name: event[part.name] for part in fields(Usage)})
 
     def _on_cancelled(self, event: Event) -> None:
         candidate = self.candidates[event["candidate"]]
@@ -256,7 +296,7 @@ class CampaignState:
         candidate.reason = ""
         for trial in candidate.trials.values():
             if trial.status == "failed":
-                trial.status, trial.restarts = "interrupted", 0
+                trial.status, trial.restarts, trial.cause, trial.was_cancelled = "interrupted", 0, "", False
 
     def _on_budget_reached(self, event: Event) -> None:
         self.proposing_ended = event["reason"]

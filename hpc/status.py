@@ -8,13 +8,13 @@ from typing import Any
 
 from asiarch.hpc.accounting import Usage
 from asiarch.hpc.config import CampaignConfig
+from asiarch.hpc.job_names import job_prefix
 from asiarch.hpc.journal import head_is_alive, read_journal
 from asiarch.hpc.layout import RunLayout
 from asiarch.hpc.locks import is_locked
 from asiarch.hpc.progress import TrialProgress, read_progress
-from asiarch.hpc.schedule import Scheduler
 from asiarch.hpc.slurm_states import PendingJob, pending_jobs
-from asiarch.hpc.standings import current_ranking, current_yields
+from asiarch.hpc.standings import current_ranking, current_yields, read_standings
 from asiarch.hpc.state import CampaignState, seconds_between
 from asiarch.results.ranking import Ranking
 from asiarch.results.yields import ProposerYield
@@ -47,6 +47,8 @@ class Status:
         failures: how many trials failed, by cause.
         refused: how many programs the checker refused, by check.
         yields: what each proposer's candidates came to.
+        submission_refused: sbatch's words where it takes no job now, else empty.
+        ranking: this and `yields` as the head wrote them last, or made now where it has not yet.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Status:
     failures: dict[str, int]
     refused: dict[str, int]
     yields: tuple[ProposerYield, ...]
+    submission_refused: str
     ranking: Ranking
 
     def to_json(self) -> dict[str, Any]:
@@ -94,12 +97,12 @@ def read_status(layout: RunLayout, config: CampaignConfig) -> Status:
     alive = head_is_alive(layout.root)
     running = _running(layout, state)
     settled = sum(candidate.settled for candidate in state.candidates.values())
-    total = Scheduler(config).total
+    total = len(config.baselines) + config.budget.candidates
     elapsed = state.active_s + (_since(state.last_time) if alive and state.last_time else 0.0)
     seconds = [t.seconds for c in state.candidates.values() for t in c.trials.values() if t.seconds]
-    left = _left(elapsed, settled, total, state)
+    left = _left(elapsed, settled, total, state, config.budget.gpu_hours)
     pending = _pending(layout, config, state)
-    ranking = current_ranking(layout, state)
+    ranking, yielded = read_standings(layout) or _standings(layout, state)
     starts = sorted(job.expected_start for job in pending if job.expected_start)
     return Status(
         name=config.name,
@@ -129,16 +132,20 @@ def read_status(layout: RunLayout, config: CampaignConfig) -> Status:
             )
         ),
         refused=dict(Counter(check for event in events for check in event.get("checks", ())[:1])),
-        yields=current_yields(state, ranking),
+        yields=yielded,
+        submission_refused=state.submission_refused,
         ranking=ranking,
     )
+
+
+def _standings(layout: RunLayout, state: CampaignState) -> tuple[Ranking, tuple[ProposerYield, ...]]:
+    ranking = current_ranking(layout, state)
+    return ranking, current_yields(state, ranking)
 
 
 def _pending(layout: RunLayout, config: CampaignConfig, state: CampaignState) -> list[PendingJob]:
     if config.executor == "local" or state.finished:
         return []
-    from asiarch.hpc.slurm_jobs import job_prefix  # brings submitit
-
     return pending_jobs(job_prefix(layout, config))
 
 
@@ -172,10 +179,18 @@ def _trial_counts(state: CampaignState, running: tuple[RunningTrial, ...]) -> di
     }
 
 
-def _left(elapsed: float, settled: int, total: int, state: CampaignState) -> float | None:
+def _left(
+    elapsed: float, settled: int, total: int, state: CampaignState, gpu_hours_allowed: float | None
+) -> float | None:
+    """Until all candidates are done or the GPU-hours are used, whichever comes first."""
     if state.finished:
         return 0.0
-    return None if settled == 0 else elapsed / settled * (total - settled)
+    if settled == 0:
+        return None
+    left = elapsed / settled * (total - settled)
+    if gpu_hours_allowed is not None and state.gpu_hours > 0:
+        left = min(left, max(0.0, elapsed * (gpu_hours_allowed / state.gpu_hours - 1)))
+    return left
 
 
 def _since(moment: str) -> float:

@@ -64,7 +64,9 @@ def train_trial(
     """
     started = time.time()
     config = load_frozen(run.config)
-    with process_group(ranks, config.training.threads, meeting if ranks.world > 1 else None) as device:
+    # under Slurm a rank uses the cores that it was given
+    threads = config.slurm.cpus_per_task if config.executor == "slurm" else config.training.threads
+    with process_group(ranks, threads, meeting if ranks.world > 1 else None) as device:
         trial = TrialRun(run, key, stop, started, config, ranks, device)
         record = trial.measure(began)
         if ranks.rank == 0:

@@ -1,15 +1,12 @@
 """Whether a difference over seeds is more than noise, and what remains of that after many candidates were
 tried.
 
-scipy.special alone: scipy.stats takes most of a second to import, and `status` should not wait for it.
+scipy.special alone, and only where it is called: it takes long to import, and `status` should not wait for it.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from scipy.special import stdtr, stdtrit
 
 CONFIDENCE = 0.95
 
@@ -36,6 +33,9 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> Paired:
 
     Raises ValueError where the lengths differ, are 0, or a value is not finite.
     """
+    import numpy as np
+    from scipy.special import stdtr, stdtrit
+
     first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if first.ndim != 1 or first.shape != second.shape or first.size == 0:
         raise ValueError(f"pairs need two equally long, non-empty lists, not {a} and {b}")
@@ -64,6 +64,8 @@ def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
 
     Raises ValueError where a p-value is not in 0..1.
     """
+    import numpy as np
+
     p = np.asarray(p_values, np.float64)
     if p.ndim != 1 or not np.all((p >= 0) & (p <= 1)):
         raise ValueError("p-values need to be a list of numbers from 0 to 1")

@@ -153,6 +153,7 @@ AccountingStorageHost=127.0.0.1
 AccountingStoragePort=$((PORT + 2))
 AccountingStoragePass=$STATE/run/munge.sock
 AccountingStorageTRES=gres/gpu
+AccountingStorageEnforce=associations,limits,qos
 AccountingStoreFlags=job_comment
 SlurmdParameters=config_overrides
 GresTypes=gpu
@@ -211,6 +212,8 @@ start() {
   start_daemon slurmdbd
   await 60 slurmdbd is_open $((PORT + 2))
   sacctmgr -n list cluster format=cluster%20 | grep -qw dev || sacctmgr -iQ add cluster dev >/dev/null
+  # who calls sudo may submit too; root has an account from the beginning
+  [ -z "${SUDO_USER:-}" ] || sacctmgr -iQ add user "$SUDO_USER" account=root >/dev/null || true
   start_daemon slurmctld
   local node
   for node in $(node_names); do start_daemon "$node"; done

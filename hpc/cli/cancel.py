@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 
 from asiarch.hpc.cancel_request import read_cancel_requests, write_cancel_request
+from asiarch.hpc.cli.lookup import get_candidate
 from asiarch.hpc.cli.options import run_option
-from asiarch.hpc.cli.show import get_candidate
 from asiarch.hpc.config import load_frozen
 from asiarch.hpc.journal import Journal, head_is_alive, read_journal
 from asiarch.hpc.layout import RunLayout, find_run

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 from pathlib import Path
 
 import click
@@ -11,7 +12,7 @@ from asiarch.hpc.code_version import code_version
 from asiarch.hpc.config import CampaignConfig, config_hash, freeze, load_config, load_frozen
 from asiarch.hpc.failures import is_storage_error
 from asiarch.hpc.frozen_code import restart, use_frozen_code
-from asiarch.hpc.journal import head_is_alive, read_journal, utc_now
+from asiarch.hpc.journal import has_events, head_is_alive, read_journal, utc_now
 from asiarch.hpc.layout import RunLayout, find_run
 from asiarch.hpc.storage import wait_for_storage
 from asiarch.models.errors import UserError
@@ -39,6 +40,7 @@ def run(config: Path | None, run_dir: Path | None, overrides: tuple[str, ...]) -
     os.environ["PYTHONSAFEPATH"] = "1"
     os.chdir(layout.root)
     use_frozen_code(layout, ["run", "--run", str(layout.root)], begun=_has_begun(layout))
+    _say_where(layout, settings)
     finished = _work_through_bad_storage(layout, settings)
     again = f"asiarch-hpc run --run {layout.root}"
     if finished:
@@ -63,12 +65,22 @@ def _work_through_bad_storage(layout: RunLayout, config: CampaignConfig) -> bool
     return finished
 
 
+def _say_where(layout: RunLayout, config: CampaignConfig) -> None:
+    """One line: where everything is, and what to type to watch."""
+    job, log = os.environ.get("SLURM_JOB_ID"), os.environ.get("ASIARCH_HEAD_LOG")
+    start = int(os.environ.get("SLURM_RESTART_COUNT") or 0) + 1
+    parts = [f"campaign {config.name} in {layout.root}"]
+    parts += [f"head: job {job}, start {start}, on {socket.gethostname()}"] if job else []
+    parts += [f"log {log}"] if log else []
+    _say_now("; ".join([*parts, f"watch: asiarch-hpc status --watch --run {layout.root}"]))
+
+
 def _say_now(line: str) -> None:
     print(f"{utc_now()[:19]}Z -    {line}", flush=True)
 
 
 def _has_begun(layout: RunLayout) -> bool:
-    return bool(read_journal(layout.root)) or head_is_alive(layout.root)
+    return has_events(layout.root) or head_is_alive(layout.root)
 
 
 def _open_campaign(

@@ -11,13 +11,13 @@ import click
 from rich.syntax import Syntax
 from rich.table import Table
 
+from asiarch.hpc.cli.lookup import get_candidate, log_path
 from asiarch.hpc.cli.options import console, json_option, run_option
 from asiarch.hpc.journal import read_journal
 from asiarch.hpc.layout import RunLayout, find_run
 from asiarch.hpc.proposals import read_proposal
 from asiarch.hpc.standings import current_ranking
 from asiarch.hpc.state import CampaignState, Candidate
-from asiarch.models.errors import UserError
 
 
 @click.command()
@@ -34,15 +34,6 @@ def show(candidate_id: int, run_dir: Path | None, as_json: bool) -> None:
         return
     _print_story(layout, candidate)
     _print_results(layout, state, candidate)
-
-
-def get_candidate(state: CampaignState, candidate_id: int) -> Candidate:
-    """The candidate of that number. Raises UserError where there is none."""
-    if candidate_id not in state.candidates:
-        last = max(state.candidates, default=None)
-        known = "none was proposed yet" if last is None else f"there are 0 to {last}"
-        raise UserError(f"no candidate {candidate_id}: {known}")
-    return state.candidates[candidate_id]
 
 
 def parent_diff(layout: RunLayout, candidate: Candidate) -> str:
@@ -150,11 +141,6 @@ def speed_rows(layout: RunLayout, candidate: Candidate) -> list[dict[str, float]
             row[name] = spread / len(values)
         rows.append(row)
     return rows
-
-
-def log_path(layout: RunLayout, candidate: int, rung: int, job: str) -> Path:
-    """Where submitit writes a task's standard output."""
-    return layout.jobs(candidate, rung) / f"{job}_0_log.out"
 
 
 def _to_json(layout: RunLayout, state: CampaignState, candidate: Candidate) -> dict[str, Any]:

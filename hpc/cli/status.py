@@ -114,11 +114,18 @@ def _compute_line(current: Status) -> Text:
 
 
 def _pending_lines(current: Status) -> list[Text]:
+    lines = []
+    if current.submission_refused:
+        lines.append(
+            Text(
+                f"sbatch       refuses, and is asked ever less often: {current.submission_refused}", "yellow"
+            )
+        )
     if not current.pending:
-        return []
+        return lines
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(current.pending.items()))
     start = f"; Slurm expects the first to start at {current.next_start}" if current.next_start else ""
-    return [Text(f"pending      {reasons}{start}")]
+    return [*lines, Text(f"pending      {reasons}{start}")]
 
 
 def _gpu_lines(current: Status) -> list[Text]:

@@ -16,13 +16,6 @@ def examine_campaign(config: CampaignConfig, folder: Path) -> Iterator[Finding]:
     yield _folder(folder)
     if config.evaluation.downstream.tasks:
         yield _benchmarks(config)
-    if config.training.threads > config.slurm.cpus_per_task and config.executor == "slurm":
-        yield Finding(
-            "threads",
-            "warning",
-            f"training.threads {config.training.threads} on slurm.cpus_per_task {config.slurm.cpus_per_task}",
-            "set both to the same",
-        )
 
 
 def _data(config: CampaignConfig) -> Finding:

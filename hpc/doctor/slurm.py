@@ -9,6 +9,8 @@ from pathlib import Path
 
 from asiarch.hpc.config import CampaignConfig
 from asiarch.hpc.doctor.findings import Finding
+from asiarch.hpc.doctor.limits import examine_limits
+from asiarch.hpc.doctor.slurm_time import slurm_seconds
 from asiarch.hpc.slurm_jobs import batch_script
 from asiarch.hpc.slurm_states import run_command
 
@@ -32,6 +34,7 @@ def examine_slurm(config: CampaignConfig) -> Iterator[Finding]:
     yield _accounting()
     yield _request(config)
     yield from _partition(config)
+    yield from examine_limits(config)
     yield _time(config)
 
 
@@ -98,12 +101,3 @@ def _time(config: CampaignConfig) -> Finding:
             "ask for as much as a trial needs, where the site allows",
         )
     return Finding("time", "ok", f"{seconds // 60} min a job")
-
-
-def slurm_seconds(text: str) -> int | None:
-    """The seconds of Slurm's `days-hours:minutes:seconds`; None where there is no limit."""
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
-    if match is None:
-        return None
-    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds

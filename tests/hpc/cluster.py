@@ -19,6 +19,9 @@ ON_SLURM = ("--set", "executor=slurm")
 FIRST_PORT = 17300
 
 
+PROGRAM = str(Path(sys.executable).with_name("asiarch-hpc"))
+
+
 class Cluster:
     """The development cluster, in a folder of this session's own."""
 
@@ -129,6 +132,21 @@ def assert_one_job_a_submission(cluster: Cluster, run: Path) -> None:
     word = read_name(cluster, submitted[0])
     known = {row.split("|")[0] for row in names if row.split("|")[1].startswith(word)}
     assert known <= set(submitted)
+
+
+def assert_nothing_trained_twice(run: Path) -> None:
+    """Every trial was submitted once and once more for each time that it was cut short, and has one end."""
+    submitted, ended = Counter[tuple[int, int, int]](), Counter[tuple[int, int, int]]()
+    for event in read_journal(run):
+        if event["event"] == "submitted":
+            submitted.update((event["candidate"], event["rung"], seed) for seed in event["seeds"])
+        elif event["event"] in ("trial_interrupted", "trial_finished", "trial_failed"):
+            trial = (event["candidate"], event["rung"], event["seed"])
+            submitted[trial] -= event["event"] == "trial_interrupted"
+            ended[trial] += event["event"] != "trial_interrupted"
+    assert submitted
+    assert set(submitted.values()) == set(ended.values()) == {1}
+    assert submitted.keys() == ended.keys()
 
 
 def read_name(cluster: Cluster, job: str) -> str:

@@ -12,7 +12,7 @@ from asiarch.hpc.cli.init import PROFILES
 from asiarch.hpc.cli.main import main
 from asiarch.hpc.config import PRESETS, load_config
 from asiarch.hpc.doctor import operators
-from asiarch.hpc.doctor.slurm import slurm_seconds
+from asiarch.hpc.doctor.slurm_time import slurm_seconds
 from campaigns import write_campaign
 
 

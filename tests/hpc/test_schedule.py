@@ -170,6 +170,31 @@ def test_no_proposal_after_the_gpu_hours_are_used(config: CampaignConfig) -> Non
     assert not state.unsettled
 
 
+@pytest.mark.parametrize(
+    ("limits", "at_most"), [({"max_in_flight": 5}, 5), ({"max_gpus": 12, "gpus_per_node": 2, "nodes": 2}, 3)]
+)
+def test_no_more_jobs_and_gpus_than_allowed_are_in_flight(
+    config: CampaignConfig, limits: dict[str, int], at_most: int
+) -> None:
+    slurm = config.slurm.model_copy(update=limits)
+    simulation = Simulation(
+        config.model_copy(update={"executor": "slurm", "slurm": slurm}), np.random.default_rng(5)
+    )
+    most = 0
+    act = simulation.act
+
+    def watched(action: object) -> None:
+        nonlocal most
+        act(action)
+        most = max(most, len(simulation.running))
+
+    simulation.act = watched  # type: ignore[method-assign]
+    state = simulation.run()
+    assert len(state.candidates) == 13
+    assert not state.unsettled
+    assert most == at_most
+
+
 def test_free_running_keeps_the_slots_full(config: CampaignConfig) -> None:
     free = config.model_copy(update={"search": config.search.model_copy(update={"mode": "free_running"})})
     simulation = Simulation(free, np.random.default_rng(3))

@@ -14,7 +14,16 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from cluster import Cluster, events, start_head, step, training, wait_for_exit, wait_until
+from cluster import (
+    Cluster,
+    assert_nothing_trained_twice,
+    events,
+    start_head,
+    step,
+    training,
+    wait_for_exit,
+    wait_until,
+)
 
 from campaigns import numbers
 
@@ -51,9 +60,15 @@ def lose_accounting(cluster: Cluster, run: Path, head: int) -> None:
 
 
 def refuse_submissions(cluster: Cluster, run: Path, head: int) -> None:
-    cluster.run("scontrol", "update", "PartitionName=low", "State=DRAIN")
-    time.sleep(15)
-    cluster.run("scontrol", "update", "PartitionName=low", "State=UP")
+    cluster.run("sacctmgr", "-i", "modify", "user", "root", "set", "MaxSubmitJobs=1")
+    try:
+        wait_until(lambda: events(run)["submission_refused"])
+    finally:
+        cluster.run("sacctmgr", "-i", "modify", "user", "root", "set", "MaxSubmitJobs=-1")
+
+
+def cancel_a_task(cluster: Cluster, run: Path, head: int) -> None:
+    cluster.run("scancel", training(cluster, run)[0])
 
 
 def kill_a_trial(cluster: Cluster, run: Path, head: int) -> None:
@@ -119,6 +134,7 @@ def make_the_results_read_only(cluster: Cluster, run: Path, head: int) -> None:
 
 FAULTS = [
     requeue_a_trial,
+    cancel_a_task,
     preempt_trials,
     lose_a_node,
     lose_the_controller,
@@ -164,7 +180,11 @@ def test_a_fault_changes_no_result(
         output = wait_for_exit(head, folder)
     assert head.returncode == 0, output
     assert numbers(run) == undisturbed
+    assert_nothing_trained_twice(run)
     if fault is refuse_submissions:
-        assert "refused_submission again_in_s=10" in output
+        assert "AssocMaxSubmitJobLimit" in output
+        assert events(run)["submission_refused"] == 1
+    if fault is cancel_a_task:
+        assert events(run)["trial_interrupted"] == 1
     if fault in (lose_accounting, refuse_submissions):
         assert events(run)["trial_interrupted"] == 0

@@ -10,8 +10,9 @@ import pytest
 
 import asiarch.hpc.slurm_states as slurm_states
 from asiarch.hpc.config import load_config
-from asiarch.hpc.slurm_jobs import ENDS, clean_environment, job_parameters
-from asiarch.hpc.slurm_states import ENDED, SlurmStates, jobs_by_name
+from asiarch.hpc.layout import RunLayout
+from asiarch.hpc.slurm_jobs import ENDS, SlurmJobs, clean_environment, job_parameters
+from asiarch.hpc.slurm_states import ENDED, SlurmStates, jobs_by_name, run_command
 from asiarch.hpc.state import CampaignState, Candidate
 from campaigns import write_campaign
 
@@ -147,6 +148,48 @@ def test_children_know_nothing_of_the_heads_job_but_the_cluster(monkeypatch: pyt
     assert os.environ["SLURM_CPU_BIND"] == "x"
 
 
+def test_a_user_s_own_settings_change_nothing_that_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SQUEUE_PARTITION", "none")
+    monkeypatch.setenv("SACCT_FORMAT", "jobid")
+    monkeypatch.setenv("SLURM_TIME_FORMAT", "%d.%m.")
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
+    seen = run_command(["env"])
+    assert seen is not None
+    lines = seen.splitlines()
+    assert "SLURM_TIME_FORMAT=standard" in lines
+    assert "SLURM_CONF=/etc/slurm.conf" in lines
+    assert not [line for line in lines if line.startswith(("SQUEUE", "SACCT"))]
+
+
+SBATCH = """#!/bin/sh
+cd "$(dirname "$0")"
+number=$(ls | grep -c script)
+cp "$1" script$number
+echo "Submitted batch job 10$number"
+"""
+
+
+def test_an_array_is_split_and_asks_for_the_share_that_may_run_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for command in ("sbatch", "srun"):
+        (tmp_path / command).write_text(SBATCH)
+        (tmp_path / command).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    config = load_config(write_campaign(tmp_path), ["slurm.array_parallelism=2", "executor=slurm"])
+    jobs = SlurmJobs(RunLayout(tmp_path / "run"), config)
+    monkeypatch.setattr(jobs, "_orphans", {})
+    monkeypatch.setattr(jobs, "_max_array_size", 3)
+    assert jobs.submit(7, 1, range(4), 2, ["n9"]) == ["100_0", "100_1", "100_2", "101"]
+    first, rest = (tmp_path / "script0").read_text(), (tmp_path / "script1").read_text()
+    assert "#SBATCH --array=0-2%2\n" in first
+    assert "--array" not in rest
+    for script, part in ((first, ""), (rest, "-p1")):
+        assert "#SBATCH --exclude=n9\n" in script
+        assert f"-0007-r1-t2{part}\n" in script
+        assert f"asiarch-hpc candidate=7 rung=1 run={tmp_path / 'run'}" in script
+
+
 def test_a_node_that_failed_counts_and_is_avoided(tmp_path: Path) -> None:
     config = load_config(write_campaign(tmp_path))
     names = {"candidate": 0, "rung": 0, "seed": 0, "time": "2026-01-01T00:00:00+00:00"}
@@ -157,5 +200,10 @@ def test_a_node_that_failed_counts_and_is_avoided(tmp_path: Path) -> None:
         state.apply({**names, "event": "submitted", "seeds": [0], "jobs": ["1"]})
         state.apply({**names, **ended, "event": "trial_interrupted", "node": node})
     assert state.node_failures == {"n1": 2, "n2": 1}
+    assert state.nodes_to_avoid() == ["n1"]
+    # Slurm starts the jobs of a lost node again by itself: accounting alone has seen those losses
+    usage = {"gpu_hours": 0.0, "cpu_hours": 1.0, "cut_short": 0.0, "heads": 0.0}
+    state.apply({**names, "event": "accounted", **usage, "node_failures": {"n2": 1, "n3": 2}})
+    assert state.nodes_to_avoid() == ["n1", "n3"]
     assert "exclude" not in job_parameters(config, [])
     assert job_parameters(config, ["n1", "n7"])["exclude"] == "n1,n7"

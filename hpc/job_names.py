@@ -1,0 +1,11 @@
+"""The names of a campaign's jobs, by which a head finds again what an earlier one submitted."""
+
+import hashlib
+
+from asiarch.hpc.config import CampaignConfig
+from asiarch.hpc.layout import RunLayout
+
+
+def job_prefix(run: RunLayout, config: CampaignConfig) -> str:
+    """What the names of all trials' jobs of a campaign start with, and no other's."""
+    return f"{config.name}-{hashlib.sha256(str(run.root).encode()).hexdigest()[:6]}-"
