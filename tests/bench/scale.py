@@ -1,10 +1,12 @@
 """How a head, `status` and `logs` bear thousands of trials: a campaign on a made-up Slurm whose trials take no work.
 
     python tests/bench/scale.py [--candidates 1773] [--slots 48] [--minutes 10] [--mode free_running]
+    python tests/bench/scale.py --folder --candidates 3334     # commands and a resumed head on 10,000 trials
 
 Real: the head's loop, its journal, the grammar's proposals, results files, ranking, the commands. Made up: squeue and
 sacct (0.1 s a call), trials (their length is log-normal around `--minutes`, sigma 0.2), the checks (5 s each). Time
 runs by itself while the head works, and jumps where it sleeps, so the head's slowness costs slots as on a cluster.
+Figures and their goals: RESULTS.md.
 """
 
 import argparse
@@ -21,7 +23,7 @@ import sysconfig
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,12 +32,15 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from asiarch.hpc import campaign, slurm_jobs, slurm_states
-from asiarch.hpc.config import freeze, load_config
+from asiarch.hpc import campaign, collection, slurm_jobs, slurm_states
+from asiarch.hpc.config import CampaignConfig, freeze, load_config
 from asiarch.hpc.data import prepare
 from asiarch.hpc.head_log import HeadLog
 from asiarch.hpc.journal import Journal
 from asiarch.hpc.layout import RunLayout
+from asiarch.hpc.proposals import ProposalStore
+from asiarch.hpc.standings import write_standings
+from asiarch.hpc.state import CampaignState
 from asiarch.results.record import FINISHED, LossCurve, TrainCurve, TrialRecord
 from asiarch.results.schema import write_trial
 from asiarch.results.trial import TaskResult, TrialKey
@@ -47,6 +52,7 @@ seed: 0
 data: {train: [%s/json, %s/email, %s/http, %s/asyncio]}
 """
 CALL_S, CHECK_S, SPREAD = 0.1, 5.0, 0.2
+MIN_JOB_AGE_S = 300.0  # how long squeue knows a job that has ended
 
 
 def finished_trial(key: TrialKey, loss: float) -> TrialRecord:
@@ -76,6 +82,11 @@ def finished_trial(key: TrialKey, loss: float) -> TrialRecord:
     )
 
 
+def loss_of(key: TrialKey) -> float:
+    """A candidate's own loss, and a little noise."""
+    return random.Random(key.candidate).gauss(4.0, 0.05) + random.Random(f"{key}").gauss(0, 0.01)
+
+
 def _point(loss: float) -> LossCurve:
     one = np.ones(1)
     return LossCurve(np.array([100_000]), loss * one, 0.01 * one, loss / 3 * one, np.array([16]))
@@ -86,6 +97,7 @@ class Clock:
 
     def __init__(self) -> None:
         self._skipped = 0.0
+        self.simulation_cpu_s = 0.0
 
     def now(self) -> float:
         return time.perf_counter() + self._skipped
@@ -95,9 +107,10 @@ class Clock:
 
     @contextmanager
     def standing(self) -> Any:
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         yield
         self._skipped -= time.perf_counter() - began
+        self.simulation_cpu_s += time.process_time() - cpu
 
 
 class MadeUpSlurm:
@@ -107,6 +120,7 @@ class MadeUpSlurm:
         self.clock, self.run, self.mean_s = clock, run, mean_s
         self.free, self.waiting, self.running = slots, deque[tuple[str, TrialKey]](), list[Any]()
         self.words: dict[str, str] = {}
+        self.ended = deque[tuple[float, str]]()
         self.busy_s, self.calls, self.ids, self.random = (
             0.0,
             Counter[str](),
@@ -133,6 +147,7 @@ class MadeUpSlurm:
             while self.running and self.running[0][0] <= now:
                 end, job, key = heapq.heappop(self.running)
                 self.words[job] = "COMPLETED"
+                self.ended.append((end, job))
                 self._finish(key)
                 self._start(end)
             while self.free and self.waiting:
@@ -150,9 +165,7 @@ class MadeUpSlurm:
         heapq.heappush(self.running, (at + seconds, job, key))
 
     def _finish(self, key: TrialKey) -> None:
-        own = random.Random(f"{key}")
-        quality = random.Random(key.candidate).gauss(4.0, 0.05)
-        write_trial(key.result_path(self.run.root), finished_trial(key, quality + own.gauss(0, 0.01)))
+        write_trial(key.result_path(self.run.root), finished_trial(key, loss_of(key)))
 
     def __call__(self, command: Sequence[str]) -> str:
         self.calls[command[0]] += 1
@@ -160,11 +173,13 @@ class MadeUpSlurm:
         self.advance()
         if command[0] != "squeue":
             return ""
+        while self.ended and self.ended[0][0] < self.clock.now() - MIN_JOB_AGE_S:
+            del self.words[self.ended.popleft()[1]]
         return "".join(f"{job}|{word}|None|n1\n" for job, word in self.words.items())
 
 
-def simulate(folder: Path, candidates: int, slots: int, minutes: float, mode: str) -> dict[str, float]:
-    """Run the campaign; what it took."""
+def campaign_folder(folder: Path, candidates: int, slots: int, mode: str) -> tuple[CampaignConfig, RunLayout]:
+    """The folder of a campaign that has not begun, and its configuration."""
     path = folder / "scale.yaml"
     path.write_text(CAMPAIGN.replace("%s", sysconfig.get_paths()["stdlib"]))
     settings = [
@@ -173,17 +188,24 @@ def simulate(folder: Path, candidates: int, slots: int, minutes: float, mode: st
         f"search.in_flight={2 * slots // 3}",
     ]
     settings += ["executor=slurm", f"slurm.max_in_flight={2 * slots}", "evaluation.tasks=[mqar, s3]"]
+    settings += ["rungs=[1.0]"]
     config = load_config(path, settings)
     run = RunLayout(folder / "run")
     run.root.mkdir()
     run.config.write_text(freeze(config))
     prepare(list(config.data.train), run.dataset(config), tokenizer="bytes", near_duplicates=False, seed=0)
+    return config, run
+
+
+def simulate(folder: Path, candidates: int, slots: int, minutes: float, mode: str) -> dict[str, float]:
+    """Run the campaign; what it took."""
+    config, run = campaign_folder(folder, candidates, slots, mode)
     clock = Clock()
     slurm = MadeUpSlurm(clock, run, slots, 60 * minutes)
     times = SimpleNamespace(
         sleep=lambda s: (clock.jump(s), slurm.advance()), monotonic=clock.now, time=clock.now
     )
-    for module in (campaign, slurm_jobs, slurm_states):
+    for module in (campaign, collection, slurm_jobs, slurm_states):
         module.time = times  # type: ignore[attr-defined]
     slurm_states.run_command = slurm_jobs.run_command = campaign.read_usage = lambda *_: None  # type: ignore[assignment]
 
@@ -207,7 +229,15 @@ def simulate(folder: Path, candidates: int, slots: int, minutes: float, mode: st
             "campaign_started", name="scale", seeds=[0, 1, 2], rungs=1, config_hash="", code_version=""
         )
         head = campaign.Head(run, config, journal, HeadLog(candidates, Console(file=nowhere)))
+        leave, ended = head._leave, list[float]()
+
+        def timed_leave(reason: str) -> None:
+            ended.append(time.process_time() - cpu)
+            leave(reason)
+
+        head._leave = timed_leave  # type: ignore[method-assign]
         assert head.work()
+        worked_s = ended[0]
     trials = 3 * candidates
     makespan = clock.now() - slurm.began
     return {
@@ -215,53 +245,169 @@ def simulate(folder: Path, candidates: int, slots: int, minutes: float, mode: st
         "slot utilisation": slurm.busy_s / (slots * makespan),
         "simulated hours": makespan / 3600,
         "wall s (simulation included)": time.perf_counter() - wall,
-        "cpu ms a trial (simulation included)": 1000 * (time.process_time() - cpu) / trials,
+        "head's cpu ms a trial": 1000 * (worked_s - clock.simulation_cpu_s) / trials,
+        "of them at the end, for results.h5": 1000 * (time.process_time() - cpu - worked_s) / trials,
         "calls to the controller": sum(slurm.calls.values()),
         "calls a trial": sum(slurm.calls.values()) / trials,
         "memory MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
 
 
+FOLDER_RUN = """
+import resource, sys, time
+from pathlib import Path
+from asiarch.hpc.campaign import Head
+from asiarch.hpc.config import load_frozen
+from asiarch.hpc.head_log import HeadLog
+from asiarch.hpc.journal import Journal, has_events
+from asiarch.hpc.layout import RunLayout
+from asiarch.hpc.proposals import ProposalStore
+from asiarch.hpc.standings import write_standings
+from asiarch.hpc.state import CampaignState
+run = RunLayout(Path(sys.argv[1]))
+config = load_frozen(run.config)
+assert has_events(run.root)
+with Journal(run.root) as journal:
+    head = Head(run, config, journal, HeadLog(1))
+    head._record("head_started", pid=1, host="n1", slurm_job="")
+    head._step()
+    began_to_work = time.time()
+    for _ in range(20):  # a new candidate among them
+        head._step()
+    head._write_ranking()
+print(began_to_work - float(sys.argv[2]), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def make_folder(folder: Path, candidates: int) -> RunLayout:
+    """A campaign's folder with three trials a candidate, made at once: journal, programs, proposals, rankings.
+
+    One candidate in 20 has failed, in four ways; the last 16 candidates are under way.
+    """
+    config, run = campaign_folder(folder, candidates + 1000, 48, "free_running")
+    store = ProposalStore(run, config)
+    state = CampaignState()
+    with Journal(run.root) as journal, no_fsync():
+
+        def write(event: str, **fields: Any) -> None:
+            state.apply(journal.append(event, **fields))
+
+        names = {"seeds": [0, 1, 2], "rungs": 1, "config_hash": "", "code_version": ""}
+        write("campaign_started", name="scale", **names)
+        write("head_started", pid=1, host="n1", slurm_job="1")
+        for number in range(candidates):
+            baseline = number < len(config.baselines)
+            stored = store.make(min(number, len(config.baselines) - 1), (), state)
+            if not baseline:
+                shutil.copytree(run.candidate(0), run.candidate(number), dirs_exist_ok=True)
+            write(
+                "proposed",
+                candidate=number,
+                name=f"{stored.proposal.name}_{number}",
+                proposer="baseline" if baseline else "grammar",
+                parent=None if baseline else 0,
+                edits=[] if baseline else ["swap_decay"],
+                fingerprint=f"{number:064d}",
+                saw=[],
+                baseline=baseline,
+            )
+            write("accepted", candidate=number, seconds=CHECK_S)
+            jobs = [f"{number + 2}_{seed}" for seed in range(3)]
+            write("submitted", candidate=number, rung=0, seeds=[0, 1, 2], jobs=jobs)
+            for seed in range(3):
+                if number < candidates - 16 or baseline:
+                    _end_trial(run, TrialKey(number, 0, seed), jobs[seed], write)
+    write_standings(run, state)
+    return run
+
+
+def _end_trial(run: RunLayout, key: TrialKey, job: str, write: Callable[..., None]) -> None:
+    trial = {"candidate": key.candidate, "rung": key.rung, "seed": key.seed}
+    write("trial_started", **trial, host="gpu-017", pid=12345)
+    leave_logs(run, key, job)
+    if key.candidate % 20 == 7:
+        cause = ("out_of_memory", "candidate_code", "diverged", "time_limit")[key.candidate // 20 % 4]
+        write("trial_failed", **trial, cause=cause, detail=f"RuntimeError: size {key.candidate} is wrong")
+        return
+    record = finished_trial(key, loss_of(key))
+    seconds = {"elapsed": 600.0, "startup": 10.0, "training": 570.0, "evaluation": 20.0, "gpu_hours": 1 / 6}
+    write("trial_finished", **trial, summary=record.summary().to_json(), seconds=seconds)
+
+
+def leave_logs(run: RunLayout, key: TrialKey, job: str) -> None:
+    """What submitit leaves of a job."""
+    folder = run.jobs(key.candidate, key.rung)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{job}_0_log.out").write_text("2026-11-24 training step=10/100 loss=4.0\n" * 100)
+    (folder / f"{job}_0_log.err").write_text("RuntimeError: size is wrong\n")
+    (folder / f"{job.split('_')[0]}_submission.sh").write_text("#!/bin/bash\n")
+
+
+@contextmanager
+def no_fsync() -> Any:
+    """Make the folder quickly: it is thrown away."""
+    real, os.fsync = os.fsync, lambda _: None
+    try:
+        yield
+    finally:
+        os.fsync = real
+
+
 def command_times(run: Path) -> dict[str, float]:
-    """Seconds of commands on the folder that the simulation left, the best of three."""
+    """Seconds of commands on a campaign's folder, the best of three, start-up of Python included."""
     found = {}
     program = str(Path(sys.executable).with_name("asiarch-hpc"))
     for name, arguments in (
+        ("python alone", None),
         ("status", ["status"]),
         ("status --json", ["status", "--json"]),
         ("logs --failed", ["logs", "--failed"]),
         ("ranking", ["ranking"]),
     ):
-        best = float("inf")
+        best, cpu = float("inf"), float("inf")
         for _ in range(3):
-            began = time.perf_counter()
-            subprocess.run([program, *arguments, "--run", str(run)], check=True, stdout=subprocess.DEVNULL)
+            before, began = os.times(), time.perf_counter()
+            words = (
+                [sys.executable, "-c", ""] if arguments is None else [program, *arguments, "--run", str(run)]
+            )
+            subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+            after = os.times()
             best = min(best, time.perf_counter() - began)
-        found[f"{name} s"] = best
-    replay = (
-        "import sys, time; from pathlib import Path; t = time.perf_counter();"
-        "from asiarch.hpc.campaign import CampaignState, read_journal; i = time.perf_counter();"
-        "CampaignState.replay(read_journal(Path(sys.argv[1]))); print(i - t, time.perf_counter() - i)"
-    )
+            cpu = min(
+                cpu,
+                after.children_user + after.children_system - before.children_user - before.children_system,
+            )
+        found[f"{name} s"], found[f"{name} cpu s"] = best, cpu
     done = subprocess.run(
-        [sys.executable, "-c", replay, str(run)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", FOLDER_RUN, str(run), str(time.time())],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PATH": "/usr/bin"},  # no Slurm
     )
-    imports, seconds = map(float, done.stdout.split())
-    return found | {"resume: imports s": imports, "resume: replay s": seconds}
+    resume, memory = map(float, done.stdout.split()[-2:])
+    return found | {"resume s": resume, "memory of the head MB": memory}
 
 
 def main() -> None:
     """Print the figures as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--candidates", type=int, default=1773)
     parser.add_argument("--slots", type=int, default=48)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--mode", default="free_running", choices=["free_running", "deterministic"])
+    parser.add_argument("--folder", action="store_true", help="Time the commands on a folder made at once.")
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="asiarch-scale-"))
     try:
-        figures = simulate(folder, given.candidates, given.slots, given.minutes, given.mode)
-        print(json.dumps(figures | command_times(folder / "run"), indent=1))
+        if given.folder:
+            run = make_folder(folder, given.candidates)
+            figures = {"trials": 3 * given.candidates} | command_times(run.root)
+        else:
+            figures = simulate(folder, given.candidates, given.slots, given.minutes, given.mode)
+        print(json.dumps(figures, indent=1))
     finally:
         shutil.rmtree(folder)
 
