@@ -43,7 +43,7 @@ def draft(program: MixerProgram) -> Draft:
 
 def _projections(body: Draft, program: MixerProgram) -> None:
     body.init += [f"self.{name}_proj = nn.Linear(hidden_size, hidden_size, bias=False)" for name in "qkv"]
-    body.forward.append("x = hidden_states")
+    body.forward += ['borders = kwargs.get("cu_seqlens")  # of documents in one row', "x = hidden_states"]
     if not program.token_shift:
         body.forward.append("q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)")
         return
@@ -53,6 +53,8 @@ def _projections(body: Draft, program: MixerProgram) -> None:
     ]
     body.forward += [
         "before = functional.pad(x, (0, 0, 1, -1))  # zeros before the first token",
+        "if borders is not None:",
+        "    before[:, borders[:-1]] = 0",
         "x_q, x_k, x_v = (x + (before - x) * share for share in self.shift)",
         "q, k, v = self.q_proj(x_q), self.k_proj(x_k), self.v_proj(x_v)",
     ]
@@ -68,7 +70,9 @@ def _convolutions(body: Draft, program: MixerProgram) -> None:
     for name, conv in used.items():
         activation = ', activation="silu"' if conv.activation == "silu" else ""
         body.init.append(f"self.{name}_conv = convolution_weight(hidden_size, {conv.width})")
-        body.forward.append(f"{name}, _ = short_convolution({name}, self.{name}_conv{activation})")
+        body.forward.append(
+            f"{name}, _ = short_convolution({name}, self.{name}_conv{activation}, cu_seqlens=borders)"
+        )
 
 
 def _window(body: Draft, program: MixerProgram) -> list[str]:
@@ -82,7 +86,7 @@ def _window(body: Draft, program: MixerProgram) -> list[str]:
     body.forward += [
         "",
         "# Exact recall of what is near; the state below is for what is far",
-        f"local = sliding_window_attention({q}, {k}, v, {program.window.size})",
+        f"local = sliding_window_attention({q}, {k}, v, {program.window.size}, cu_seqlens=borders)",
     ]
     return ["local"]
 
@@ -117,7 +121,7 @@ def _recurrence(body: Draft, state: Recurrence, label: str, alone: bool) -> str:
         kernel = "linear_attention"
         arguments = ["q", _written_key(body, state, prefix), "v", decay]
     body.kernels.add(kernel)
-    body.forward.append(f"{out}, _ = {kernel}({', '.join(filter(None, arguments))})")
+    body.forward.append(f"{out}, _ = {kernel}({', '.join(filter(None, arguments))}, cu_seqlens=borders)")
     return out
 
 

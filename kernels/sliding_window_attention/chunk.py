@@ -5,11 +5,16 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def chunk_sliding_window_attention(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> Tensor:
-    """The same function as `naive_sliding_window_attention`, up to rounding, at a cost of L * window."""
+def chunk_sliding_window_attention(
+    q: Tensor, k: Tensor, v: Tensor, window: int, scale: float, document: Tensor | None
+) -> Tensor:
+    """The same function as `naive_sliding_window_attention`, up to rounding, at a cost of L * window.
+
+    document: (L,), the document of each position, where the row holds several.
+    """
     batch, length, heads, _ = q.shape
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    if length <= window:
+    if length <= window and document is None:
         output = functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
         return output.transpose(1, 2)
     missing = -length % window
@@ -21,6 +26,10 @@ def chunk_sliding_window_attention(q: Tensor, k: Tensor, v: Tensor, window: int,
     visible = (column > row) & (column <= row + window)
     visible = visible.repeat(queries.shape[1], 1, 1)
     visible[0, :, :window] = False
+    if document is not None:
+        # what is padded is a document of its own, and so still reads itself
+        padded = functional.pad(document, (window, missing), value=-1).unflatten(0, (-1, window))
+        visible &= padded[1:, :, None] == torch.cat([padded[:-1], padded[1:]], dim=1)[:, None, :]
     output = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=visible, scale=scale)
     return output.reshape(batch, heads, -1, v.shape[-1])[:, :, :length].transpose(1, 2)
 

@@ -1,4 +1,5 @@
 import ast
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,11 @@ def test_emitted_mixer_computes_is_causal_and_trains_every_parameter(program: Mi
         other = mixer(changed)
         assert torch.allclose(other[:, :cut], y[:, :cut], atol=1e-5)
         assert not torch.allclose(other[:, cut:], y[:, cut:], atol=1e-3)
+
+    borders = torch.tensor([0, 10, 11, 33], dtype=torch.int32)
+    alone = [mixer(x[:1, start:end]) for start, end in itertools.pairwise(borders.tolist())]
+    packed = mixer(x[:1], cu_seqlens=borders)
+    torch.testing.assert_close(packed, torch.cat(alone, dim=1), rtol=1e-4, atol=1e-5)
 
     (y * torch.randn_like(y)).sum().backward()
     for name, parameter in mixer.named_parameters():

@@ -18,14 +18,15 @@ from asiarch.hpc.training.checkpoints import CheckpointFolder
 from asiarch.hpc.training.process_group import process_group
 from asiarch.hpc.training.ranks import Ranks
 from asiarch.hpc.training.trainer import Trainer
+from asiarch.models.baselines import BASELINES, baseline_path
 from asiarch.models.contract import load_mixer_class
 from asiarch.models.language_model import LanguageModel, ModelConfig
 
 END, ROWS, LENGTH = 0, 4, 24
 
 
-def language_model() -> LanguageModel:
-    return LanguageModel(ModelConfig(16, 2, 16, 2), load_mixer_class(source=RESETTING), 24)
+def language_model(program: str = RESETTING) -> LanguageModel:
+    return LanguageModel(ModelConfig(16, 2, 16, 2), load_mixer_class(source=program), 24)
 
 
 def batch(step: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -44,8 +45,11 @@ def test_a_document_begins_with_the_end_token_before_it_and_with_a_row(rows: lis
     assert found.dtype == np.int32
 
 
-def test_the_loss_of_packed_documents_is_that_of_each_alone() -> None:
-    model, (inputs, targets) = language_model(), batch()
+@pytest.mark.parametrize(
+    "program", [RESETTING, *(baseline_path(name).read_text() for name in BASELINES)], ids=["own", *BASELINES]
+)
+def test_the_loss_of_packed_documents_is_that_of_each_alone(program: str) -> None:
+    model, (inputs, targets) = language_model(program), batch()
     boundaries = document_boundaries(inputs, END)
     assert len(boundaries) > ROWS + 5
     packed = model(torch.from_numpy(inputs), torch.from_numpy(targets), torch.from_numpy(boundaries))

@@ -1,5 +1,6 @@
 """Blockwise sliding window attention against a full masked softmax."""
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -59,3 +60,18 @@ def test_bad_window_is_named() -> None:
     q, k, v = inputs(9, 4, 5)
     with pytest.raises(ValueError, match="window is 0"):
         sliding_window_attention(q, k, v, 0)
+
+
+@pytest.mark.parametrize("window", [1, 5, 16, 70])
+def test_documents_in_one_row_are_as_each_alone(window: int) -> None:
+    lengths = [1, 16, 33, 4, 10]
+    q, k, v = (x[:1].requires_grad_() for x in inputs(sum(lengths), 4, 5))
+    borders = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
+    packed = sliding_window_attention(q, k, v, window, cu_seqlens=borders)
+    weight = torch.linspace(0, 1, packed.numel(), dtype=torch.float64).view_as(packed)
+    found = torch.autograd.grad((packed * weight).sum(), (q, k, v))
+    parts = zip(*(x.split(lengths, dim=1) for x in (q, k, v)), strict=True)
+    alone = torch.cat([naive_sliding_window_attention(*part, window, 4**-0.5) for part in parts], dim=1)
+    torch.testing.assert_close(packed, alone)
+    for one, two in zip(found, torch.autograd.grad((alone * weight).sum(), (q, k, v)), strict=True):
+        torch.testing.assert_close(one, two)
