@@ -31,7 +31,7 @@ evaluation:
   validation_tokens: 2048
   test_tokens: 2048
   tasks: [mqar, s3]
-  s3: {{length: 8, batch_size: 8, steps: 10}}
+  s3: {{length: 8, batch_size: 8, steps: 10, learning_rates: [6.0e-3]}}
   mqar: {{pairs: 2, vocabulary: 16, length: 16, batch_size: 8, steps: 20}}
   speed: {{lengths: [32, 64], repeats: 2, decoded: 2}}
 budget: {{candidates: 3}}

@@ -128,8 +128,7 @@ def test_evaluation_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     (tmp_path / "quiet").mkdir()
     (tmp_path / "killed").mkdir()
     # a learning rate at which training diverges changes nothing: it is not the best one
-    s3 = "s3: {length: 8, batch_size: 8, steps: 10"
-    rates = (s3, f"{s3}, learning_rates: [1.0e+30, 6.0e-3]")
+    rates = ("steps: 10, learning_rates: [6.0e-3]", "steps: 10, learning_rates: [1.0e+30, 6.0e-3]")
     quiet, killed = make_run(tmp_path / "quiet"), make_run(tmp_path / "killed", rates)
     undisturbed = start(quiet)
     assert undisturbed.communicate(timeout=300)[0].endswith("outcome: finished\n")
