@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,10 +97,15 @@ class Block(nn.Module):
         with seeded(seed, f"layer {layer} ffn"):
             self.ffn = SwiGLU(config.hidden_size, width)
 
-    def forward(self, x: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
-        """(B, L, D) -> (B, L, D); with document boundaries (documents + 1,) B is 1."""
-        boundaries = {} if cu_seqlens is None else {"cu_seqlens": cu_seqlens}
-        mixed = self.mixer(self.mixer_norm(x), **boundaries)
+    def forward(self, x: Tensor, cu_seqlens: Tensor | None = None, cache: Any = None) -> Tensor:
+        """(B, L, D) -> (B, L, D); with document boundaries (documents + 1,) B is 1.
+
+        With a cache, x continues what the mixer has read.
+        """
+        more: dict[str, Any] = {} if cu_seqlens is None else {"cu_seqlens": cu_seqlens}
+        if cache is not None:
+            more |= {"past_key_values": cache, "use_cache": True}
+        mixed = self.mixer(self.mixer_norm(x), **more)
         x = x + (mixed[0] if isinstance(mixed, tuple) else mixed)
         return x + self.ffn(self.ffn_norm(x))
 
@@ -126,8 +132,11 @@ class LanguageModel(nn.Module):
         )
         self.final_norm = RMSNorm(config.hidden_size)
 
-    def hidden(self, tokens: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
-        """What the head sees, (B, L, D), for tokens (B, L) int64; boundaries as in `forward`."""
+    def hidden(self, tokens: Tensor, cu_seqlens: Tensor | None = None, cache: Any = None) -> Tensor:
+        """What the head sees, (B, L, D), for tokens (B, L) int64; boundaries as in `forward`.
+
+        With a cache (`asiarch.models.fla_compat.cache.Cache`) the tokens continue those that filled it.
+        """
         x = self.embedding(tokens)
         if cu_seqlens is not None:
             x = x.flatten(0, 1).unsqueeze(0)
@@ -135,7 +144,7 @@ class LanguageModel(nn.Module):
             if self.activation_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, cu_seqlens, use_reentrant=False)
             else:
-                x = block(x, cu_seqlens)
+                x = block(x, cu_seqlens, cache)
         normed: Tensor = self.final_norm(x)
         return normed.view(*tokens.shape, -1)
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "stop": "stop",
     "cancel": "cancel",
     "check": "check",
+    "export": "export",
     "data": "data",
 }
 

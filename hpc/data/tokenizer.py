@@ -87,6 +87,7 @@ class FileTokenizer:
         self.name = name
         self.content: bytes | None = content
         self.vocab_size = max(vocabulary.values()) + 1
+        self.end_name = end
         self.end_id = vocabulary[end]
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
