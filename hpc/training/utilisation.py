@@ -74,29 +74,34 @@ class PeakMemory:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._known = True
         if device.type == "cuda":
             torch.cuda.synchronize(device)
             torch.cuda.reset_peak_memory_stats(device)
-            self._before = torch.cuda.memory_allocated(device)
+            self._before = float(torch.cuda.memory_allocated(device))
             return
         _give_back_freed_memory()
         try:
             Path("/proc/self/clear_refs").write_text("5")
         except OSError:
-            self._known = False
-        self._before = _resident("VmRSS")
+            self._before = math.nan
+        else:
+            self._before = _resident("VmRSS")
 
     def bytes(self) -> float:
         """The peak so far; NaN where the host does not tell."""
         if self._device.type == "cuda":
-            return float(torch.cuda.max_memory_allocated(self._device) - self._before)
-        return float(max(0, _resident("VmHWM") - self._before)) if self._known else math.nan
+            return float(torch.cuda.max_memory_allocated(self._device)) - self._before
+        peak = _resident("VmHWM") - self._before
+        return peak if math.isnan(peak) else max(0.0, peak)
 
 
-def _resident(name: str) -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
-    return int(line.split()[1]) * 1024
+def _resident(name: str) -> float:
+    """A line of /proc/self/status in bytes; NaN where there is none."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return math.nan
+    return next((float(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), math.nan)
 
 
 def _give_back_freed_memory() -> None:
