@@ -53,7 +53,7 @@ def command(config: Path, run_dir: Path) -> list[str]:
 def run_to_the_end(config: Path, run_dir: Path) -> str:
     """Run a campaign undisturbed; what it printed."""
     done = subprocess.run(
-        command(config, run_dir), capture_output=True, text=True, timeout=600, env=environment()
+        command(config, run_dir), capture_output=True, text=True, timeout=900, env=environment()
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -63,7 +63,7 @@ def _port() -> int:
     return FIRST_PORT + 100 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 180.0) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 600.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it never came"
@@ -93,7 +93,7 @@ def sbatch_head(cluster: Cluster, folder: Path, *options: str) -> str:
 
 def wait_for_the_end(run: Path) -> None:
     wait_until(
-        lambda: events(run)["campaign_finished"] and read_journal(run)[-1]["event"] == "head_stopped", 300
+        lambda: events(run)["campaign_finished"] and read_journal(run)[-1]["event"] == "head_stopped", 900
     )
 
 
@@ -170,9 +170,9 @@ def start_head(cluster: Cluster, folder: Path, run: Path, *options: str) -> "sub
 
 
 def wait_for_exit(head: "subprocess.Popen[bytes]", folder: Path) -> str:
-    """The head's whole log, once it has ended; it is killed after five minutes."""
+    """The head's whole log, once it has ended; it is killed after a quarter of an hour."""
     try:
-        head.wait(timeout=300)
+        head.wait(timeout=900)
     finally:
         head.kill()
     return (folder / "head.log").read_text()

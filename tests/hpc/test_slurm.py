@@ -153,7 +153,7 @@ def test_heads_killed_around_their_submissions_submit_nothing_twice(
             str(run),
             *ON_SLURM,
         ]
-        died = subprocess.run(dying, env=cluster.environment, stdout=subprocess.DEVNULL, timeout=300)
+        died = subprocess.run(dying, env=cluster.environment, stdout=subprocess.DEVNULL, timeout=900)
         if events(run)["campaign_finished"]:
             break
         assert died.returncode == -signal.SIGKILL, (moment, count)
@@ -162,7 +162,7 @@ def test_heads_killed_around_their_submissions_submit_nothing_twice(
         env=cluster.environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert head.returncode == 0, head.stdout + head.stderr
     assert numbers(run) == undisturbed
@@ -347,7 +347,7 @@ def test_logs_follow_a_trial_over_a_requeue(
     )
     cluster.run("scontrol", "requeue", job)
     output = wait_for_exit(head, tmp_path)
-    followed, _ = follow.communicate(timeout=60)
+    followed, _ = follow.communicate(timeout=600)
     assert head.returncode == 0, output
     assert numbers(run) == undisturbed
     assert follow.returncode == 0
@@ -384,7 +384,7 @@ def test_trials_over_two_nodes_and_seeds_beyond_the_longest_array(cluster: Clust
     text = CAMPAIGN.replace("seeds: 2", "seeds: 3").replace("candidates: 3", "candidates: 1")
     config = write_campaign(tmp_path, text)
     done = subprocess.run(
-        [*command(config, tmp_path / "here"), "--set", "local.ranks=2"], capture_output=True, timeout=300
+        [*command(config, tmp_path / "here"), "--set", "local.ranks=2"], capture_output=True, timeout=900
     )
     assert done.returncode == 0, done.stderr
     asked = ("--set", "slurm.nodes=2", "--set", "slurm.gpus_per_node=1")
@@ -412,7 +412,7 @@ def test_the_doctor_finds_what_the_cluster_would_refuse(cluster: Cluster, tmp_pa
             env=cluster.environment,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
         )
         return done.returncode, done.stdout + done.stderr
 
