@@ -5,7 +5,8 @@
 
 Real: the head's loop, its journal, the grammar's proposals, results files, ranking, the commands. Made up: squeue and
 sacct (0.1 s a call), trials (their length is log-normal around `--minutes`, sigma 0.2), the checks (5 s each). Time
-runs by itself while the head works, and jumps where it sleeps, so the head's slowness costs slots as on a cluster.
+is the head's own CPU time, and jumps where it sleeps or waits for Slurm, so the head's slowness costs slots as on a
+cluster, whatever else this machine does.
 Figures and their goals: RESULTS.md.
 """
 
@@ -100,17 +101,18 @@ class Clock:
         self.simulation_cpu_s = 0.0
 
     def now(self) -> float:
-        return time.perf_counter() + self._skipped
+        return time.process_time() + self._skipped
 
     def jump(self, seconds: float) -> None:
         self._skipped += seconds
 
     @contextmanager
     def standing(self) -> Any:
-        began, cpu = time.perf_counter(), time.process_time()
+        began = time.process_time()
         yield
-        self._skipped -= time.perf_counter() - began
-        self.simulation_cpu_s += time.process_time() - cpu
+        spent_s = time.process_time() - began
+        self._skipped -= spent_s
+        self.simulation_cpu_s += spent_s
 
 
 class MadeUpSlurm:

@@ -23,9 +23,10 @@ class JobsAtWork:
 
     def __init__(self) -> None:
         self.stopped: list[TrialId] = []
+        self.ends: dict[TrialId, End] = {}
 
     def end(self, trial: TrialId) -> End | None:
-        return None
+        return self.ends.get(trial)
 
     def running_since(self, trial: TrialId) -> float | None:
         return 0.0
@@ -117,6 +118,23 @@ def test_a_trial_is_ended_after_its_silence_and_no_sooner(
         assert interrupted[0]["detail"] == "no sign of life for 600 s"
         assert interrupted[0]["reached"] == "training 7"
         assert interrupted[0]["counts"] == 1
+
+
+def test_a_cancelled_job_is_tried_once_more_and_no_more(tmp_path: Path) -> None:
+    head = Head(tmp_path)
+    head.jobs.ends[1, 0, 0] = End("cancelled", "job 1 ended as CANCELLED", own_fault=True)
+    head.collector.collect()
+    assert [e["cause"] for e in head.found("trial_interrupted")] == ["cancelled"]
+    for job in ("2", "3"):  # another end between the two changes nothing
+        head.record("submitted", candidate=1, rung=0, seeds=[0], jobs=[job])
+        if job == "2":
+            head.jobs.ends[1, 0, 0] = End("preempted", "job 2 ended as PREEMPTED", own_fault=False)
+        else:
+            head.jobs.ends[1, 0, 0] = End("cancelled", "job 3 ended as CANCELLED", own_fault=True)
+        head.collector.collect()
+    assert [e["cause"] for e in head.found("trial_interrupted")] == ["cancelled", "preempted"]
+    assert [e["detail"] for e in head.found("trial_failed")] == ["job 3 ended as CANCELLED"]
+    assert not head.found("trial_finished")
 
 
 FALLING = [5.0 - 0.2 * entry for entry in range(12)]
