@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 WORKER = Path(__file__).with_name("rank_worker.py")
 SETTINGS = [(stage, precision, "adamw") for precision in ("fp32", "bf16") for stage in range(4)]
-SETTINGS += [(0, "fp32", "muon"), (1, "fp32", "muon"), (2, "bf16", "muon")]
+SETTINGS += [(0, "fp32", "muon"), (2, "bf16", "muon")]
 
 
 def start(folder: Path, world: int, plans: list[dict[str, Any]]) -> "list[subprocess.Popen[str]]":
@@ -38,7 +38,7 @@ def start(folder: Path, world: int, plans: list[dict[str, Any]]) -> "list[subpro
 
 def run(folder: Path, world: int, plans: list[dict[str, Any]]) -> None:
     ranks = start(folder, world, plans)
-    errors = [process.communicate(timeout=300)[1][-2000:] for process in ranks]
+    errors = [process.communicate(timeout=900)[1][-2000:] for process in ranks]
     assert [process.returncode for process in ranks] == [0] * world, "\n----\n".join(errors)
 
 
