@@ -322,7 +322,11 @@ class Head:
 
     def _leave(self, reason: str) -> None:
         self._jobs.leave(list(self.state.under_way))
-        publish_results(self._run, self.state)
+        if reason == signal.SIGTERM.name:
+            # Slurm kills what takes long, and the next head goes on: results.h5 can wait
+            write_standings(self._run, self.state)
+        else:
+            publish_results(self._run, self.state)
         self._record("head_stopped", reason=reason)
         if self._warm is not None:
             self._warm.leave()
