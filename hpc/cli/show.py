@@ -18,6 +18,7 @@ from asiarch.hpc.layout import RunLayout, find_run
 from asiarch.hpc.proposals import read_proposal
 from asiarch.hpc.standings import current_ranking
 from asiarch.hpc.state import CampaignState, Candidate
+from asiarch.results.trial import TrialSummary
 
 
 @click.command()
@@ -65,20 +66,15 @@ def _print_story(layout: RunLayout, candidate: Candidate) -> None:
 def _print_results(layout: RunLayout, state: CampaignState, candidate: Candidate) -> None:
     output = console()
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("rung", "seed", "status", "validation loss", "test loss", "tasks", "tokens/s", "log"):
+    for name in ("rung", "seed", "status", "validation loss", "test loss", "tokens/s", "log"):
         table.add_column(name, no_wrap=True)
     for (rung, seed), trial in sorted(candidate.trials.items()):
         summary = trial.summary
-        numbers = ("", "", "", "")
+        numbers = ("", "", "")
         if summary is not None:
-            tasks = ", ".join(
-                f"{task} {result.score:.3f} +-{result.standard_error:.3f} (n {result.n})"
-                for task, result in summary.tasks.items()
-            )
             numbers = (
                 f"{summary.validation_loss:.4f} +-{summary.validation_error:.4f}",
                 f"{summary.test_loss:.4f} +-{summary.test_error:.4f}",
-                tasks,
                 f"{summary.tokens_per_s:.0f}",
             )
         state_text = trial.status if not trial.cause else f"{trial.status} ({trial.cause})"
@@ -86,6 +82,7 @@ def _print_results(layout: RunLayout, state: CampaignState, candidate: Candidate
             str(rung), str(seed), state_text, *numbers, str(log_path(layout, candidate.id, rung, trial.job))
         )
     output.print(table)
+    _print_scores(candidate)
     _print_speed(layout, candidate)
     for row in current_ranking(layout, state).rows:
         if row.candidate == candidate.id and row.low is not None:
@@ -95,6 +92,29 @@ def _print_results(layout: RunLayout, state: CampaignState, candidate: Candidate
                 markup=False,
             )
     output.print(f"program: {layout.program(candidate.id)}", markup=False, soft_wrap=True)
+
+
+def _print_scores(candidate: Candidate) -> None:
+    """A row a task, a column a seed of the last rung that has results; n is the number of examples of each."""
+    summaries = _at_last_rung(candidate)
+    tasks = sorted({task for summary in summaries for task in summary.tasks})
+    if not tasks:
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("task", "n", *(f"seed {summary.key.seed}" for summary in summaries)):
+        table.add_column(name, justify="left" if name == "task" else "right", no_wrap=True)
+    for task in tasks:
+        results = [summary.tasks.get(task) for summary in summaries]
+        n = min(result.n for result in results if result is not None)
+        cells = ["" if r is None else f"{r.score:.3f} +-{r.standard_error:.3f}" for r in results]
+        table.add_row(task, f"{n:,}", *cells)
+    console().print(table)
+
+
+def _at_last_rung(candidate: Candidate) -> list[TrialSummary]:
+    summaries = candidate.summaries()
+    last = max((summary.key.rung for summary in summaries), default=None)
+    return sorted((s for s in summaries if s.key.rung == last), key=lambda summary: summary.key)
 
 
 def _print_speed(layout: RunLayout, candidate: Candidate) -> None:
@@ -125,10 +145,9 @@ def speed_rows(layout: RunLayout, candidate: Candidate) -> list[dict[str, float]
     # h5py takes a while to import, and the rest of `show` needs none of it
     from asiarch.results.schema import BadResult, read_trial
 
-    keys = [summary.key for summary in candidate.summaries()]
-    last = [key for key in keys if key.rung == max(k.rung for k in keys)]
+    last = _at_last_rung(candidate)
     try:
-        tables = [read_trial(key.result_path(layout.root)).speed for key in last]
+        tables = [read_trial(summary.key.result_path(layout.root)).speed for summary in last]
     except BadResult:  # damaged since it was collected: the journal still has what counts
         return []
     shared = sorted(set.intersection(*(set(table.length.tolist()) for table in tables))) if tables else []

@@ -113,7 +113,7 @@ def test_reading_commands_show_the_campaign(undisturbed: Path) -> None:
     assert "class " in story
     assert "--- 0000/architecture.py" in story or "--- 000" in story
     assert "training tokens/s" in story
-    assert re.search(r"mqar 0\.\d{3} \+-0\.\d{3} \(n \d+\)", story)
+    assert re.search(r"mqar +\d+ +[01]\.\d{3} \+-0\.\d{3} ", story)
     shown = json.loads(said("show", "1", "--json"))
     assert shown["parent"] == 0
     assert [row["length"] for row in shown["speed"]] == [32, 64]
