@@ -9,6 +9,8 @@ from asiarch.kernels.shapes import expect_qkv, expect_shape
 
 __all__ = ["recurrence"]
 
+# exp of it is nothing beside 1 even in float64, and the sums of a chunk stay small enough for exact differences
+LEAST_LOG_DECAY = -50.0
 CPU_CHUNK = 32  # the fastest on one CPU thread at length 256 and dimension 32
 
 
@@ -35,6 +37,7 @@ def recurrence(
         expect_shape("beta", beta, tuple(q.shape[:3]))
     if log_decay is not None:
         expect_shape("log_decay", log_decay, tuple(q.shape if log_decay.dim() == 4 else q.shape[:3]))
+        log_decay = log_decay.clamp(min=LEAST_LOG_DECAY)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if q.shape[1] == 1 and cu_seqlens is None:
         return step_recurrence(q, k, v, beta, log_decay, scale, initial_state)

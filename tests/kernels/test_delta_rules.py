@@ -116,6 +116,16 @@ def test_extreme_decay(decays: str, strength: float, same_function: Callable[...
 
 
 @pytest.mark.parametrize("decays", KINDS[1:])
+def test_what_lies_behind_a_reset_keeps_its_own_decay(decays: str) -> None:
+    """A running sum that a reset of -1e30, or -inf, swallows would lose the gentle decays behind it."""
+    *rest, decay = inputs(decays, 63)
+    resets = torch.where(decay < -2.0, -torch.inf, 0.1 * decay)
+    actual = fast(32)(*(x.float() for x in (*rest, resets)))
+    for a, b in zip(actual, naive(*rest, resets), strict=True):
+        assert (a - b).norm() < 1e-4 * b.norm()
+
+
+@pytest.mark.parametrize("decays", KINDS[1:])
 def test_without_decay_the_gated_rule_is_the_delta_rule(decays: str) -> None:
     *tensors, decay = inputs(decays, 40)
     for a, b in zip(fast(16)(*tensors, torch.zeros_like(decay)), fast(16)(*tensors), strict=True):
