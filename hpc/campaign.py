@@ -75,7 +75,7 @@ class Head:
         self.state = CampaignState.replay(read_journal(run.root))
         self._scheduler = Scheduler(config)
         self._proposals = ProposalStore(run, config)
-        self._warm = WarmProcess(run.root / "slurm" / "warm.log") if config.executor == "local" else None
+        self._warm = _warm_process(run, config) if config.executor == "local" else None
         self._jobs: Jobs = (
             SlurmJobs(run, config) if self._warm is None else LocalJobs(run, config, self._warm.address)
         )
@@ -280,6 +280,7 @@ class Head:
             self._check_settings(),
             timeout_s=self._config.check.timeout,
             memory_gb=self._config.check.memory_gb,
+            sandbox=self._config.sandbox != "off",
             report_path=self._run.check(candidate),
         )
         if report.accepted:
@@ -331,3 +332,9 @@ class Head:
         if self._warm is not None:
             self._warm.leave()
         self._log.close()
+
+
+def _warm_process(run: RunLayout, config: CampaignConfig) -> WarmProcess:
+    run.candidates.mkdir(exist_ok=True)
+    writable = None if config.sandbox == "off" else run.candidates
+    return WarmProcess(run.root / "slurm" / "warm.log", writable, network=config.ranks > 1)

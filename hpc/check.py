@@ -13,13 +13,11 @@ from pathlib import Path
 
 from asiarch.models.check import CheckReport, CheckResult, CheckSettings
 from asiarch.models.errors import UserError
+from asiarch.models.sandbox import bubblewrap, clean_environment
 from asiarch.results.files import atomic_write_text
 
 TAIL_LINES = 8
 START_S = 180  # to import torch from a busy shared disk
-
-# What an interpreter and its libraries need to start on a cluster; nothing that could be a secret.
-KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV")
 
 
 class CheckFailed(UserError):
@@ -32,11 +30,13 @@ def run_check(
     *,
     timeout_s: int = 120,
     memory_gb: float = 4.0,
+    sandbox: bool = True,
     report_path: Path | None = None,
 ) -> CheckReport:
     """Check the program `file` in a child process of its own group, and write the report to `report_path`.
 
     A child that dies, or works on the program for more than `timeout_s` s, refuses it by a check "runs".
+    `sandbox` puts on the layers that the machine offers.
     Raises CheckFailed when there is no such file or the child cannot be started.
     """
     started = time.monotonic()
@@ -44,7 +44,7 @@ def run_check(
     digest = _sha256(file)
     with tempfile.TemporaryDirectory(prefix="asiarch-check-") as folder:
         report, reason = _run_child(
-            file.resolve(), settings or CheckSettings(), timeout_s, memory_gb, Path(folder)
+            file.resolve(), settings or CheckSettings(), timeout_s, memory_gb, sandbox, Path(folder)
         )
     if report is not None and report.sha256 != digest:
         raise CheckFailed(f"{file}: changed while it was checked; check it again")
@@ -66,13 +66,16 @@ def _sha256(file: Path) -> str:
 
 
 def _run_child(
-    file: Path, settings: CheckSettings, timeout_s: int, memory_gb: float, folder: Path
+    file: Path, settings: CheckSettings, timeout_s: int, memory_gb: float, sandbox: bool, folder: Path
 ) -> tuple[CheckReport | None, str]:
     """The child's report, or None and what became of the child."""
     report_file, log_file = folder / "check.json", folder / "log"
     command = [sys.executable, "-m", "asiarch.models.check", str(file)]
     command += ["--report", str(report_file), "--settings", json.dumps(settings.to_dict())]
     command += ["--timeout-s", str(timeout_s), "--memory-gb", str(memory_gb)]
+    command += ["--sandbox", "on" if sandbox else "off"]
+    if sandbox:
+        command = bubblewrap(command, [folder])
     # a file, not a pipe: it takes any amount of output up to the child's limit, and nobody has to read it
     with log_file.open("wb") as log:
         try:
@@ -107,8 +110,7 @@ def _run_child(
 
 def child_environment(folder: Path) -> dict[str, str]:
     """The environment of the child: what it needs to start, and its own home in `folder`."""
-    environment = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
-    return environment | {
+    return clean_environment(os.environ) | {
         "HOME": str(folder),
         "TMPDIR": str(folder),
         "PYTHONSAFEPATH": "1",

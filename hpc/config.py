@@ -226,10 +226,11 @@ class WatchdogConfig(Section):
 
 
 class TrialConfig(Section):
-    """Limits of one trial; `max_restarts` counts failures of the machine, not of the program."""
+    """Limits of one trial; `max_restarts` counts failures of the machine, `memory_gb` is for each of its processes."""
 
     timeout: Duration
     max_restarts: Natural
+    memory_gb: Positive | None
 
 
 class BudgetConfig(Section):
@@ -264,7 +265,9 @@ class CampaignConfig(Section):
     watchdog: WatchdogConfig
     budget: BudgetConfig
     # YAML 1.1 takes a bare off for false
-    sandbox: Annotated[Literal["off"], BeforeValidator(lambda v: "off" if v is False else v)]
+    sandbox: Annotated[
+        Literal["required", "offered", "off"], BeforeValidator(lambda v: "off" if v is False else v)
+    ]
 
     @property
     def ranks(self) -> int:

@@ -32,8 +32,6 @@ def _problem(finding: dict[str, Any], location: Location, model: type[BaseModel]
         return "is missing; give it a value"
     if kind == "value_error":
         return str(finding["ctx"]["error"])
-    if location == ("sandbox",):
-        return f"{given!r} is not available in this version: programs run without an OS sandbox; only `off` works"
     message = finding["msg"][0].lower() + finding["msg"][1:]
     return f"{message}, not {given!r}"
 

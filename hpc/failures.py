@@ -10,6 +10,7 @@ Causes:
     host_memory      the machine's or the job's memory ran out, and the process was killed
     bad_result       the trial says that it finished, and its result cannot be read
     environment      the machine: a missing file, a damaged data shard
+    sandbox          the layers that hold a program could not be put on
     storage          the disk of the campaign's folder is full, over quota or read-only
     import_error     something that a trial needs is not installed where it ran
     gpu_error        CUDA failed, and not for want of memory
@@ -33,6 +34,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from asiarch.models.errors import UserError
+from asiarch.models.sandbox import SandboxError
 
 Cause = Literal[
     "candidate_code",
@@ -44,6 +46,7 @@ Cause = Literal[
     "host_memory",
     "bad_result",
     "environment",
+    "sandbox",
     "storage",
     "import_error",
     "gpu_error",
@@ -73,6 +76,7 @@ POLICIES: Final[dict[Cause, Policy]] = {
     "host_memory": "repair",
     "bad_result": "resume",
     "environment": "resume",
+    "sandbox": "elsewhere",
     "storage": "resume",
     "import_error": "elsewhere",
     "gpu_error": "elsewhere",
@@ -157,6 +161,8 @@ def classify(error: BaseException, program: Path) -> Cause:
         return "candidate_code"
     if "CUDA error" in str(error):
         return "gpu_error"
+    if isinstance(error, SandboxError):
+        return "sandbox"
     if is_storage_error(error):
         return "storage"
     if isinstance(error, ImportError):

@@ -4,14 +4,17 @@ This module is what submitit pickles, by name and four small values: state to re
 folder, never in a pickle. Torch and DeepSpeed are imported once the task has its slot.
 """
 
+import ctypes
 import json
 import os
 import signal
 import socket
+import subprocess
 import sys
+import tempfile
 import time
 import traceback
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -19,18 +22,26 @@ from typing import Any
 
 from submitit.helpers import DelayedSubmission
 
+from asiarch.hpc.config import load_frozen
 from asiarch.hpc.failures import Cause, classify
 from asiarch.hpc.layout import RunLayout, TrialLayout
 from asiarch.hpc.locks import try_lock
 from asiarch.hpc.slots import gpus_of_slot, local_slot, visible_gpus
 from asiarch.hpc.training.ranks import Meeting, Ranks
 from asiarch.hpc.warm import fork_child
+from asiarch.models.sandbox import (
+    bubblewrap,
+    clean_environment,
+    confine_this_process,
+    require_layers,
+)
 from asiarch.results.files import atomic_write_text
 from asiarch.results.trial import TrialKey
 
+FILE_GB = 64.0  # no checkpoint comes near it
 PEER_SAYS_S = 3.0  # how long a rank that lost another one waits for the other's own words
 
-# how a child of the warm process says what became of its trial; any other exit code is a failure
+# how the child that trains says what became of its trial; any other exit code is a failure
 EXIT_WORDS = {0: "finished", 75: "stopped"}
 
 
@@ -119,24 +130,67 @@ class TrialTask:
     def _run(
         self, ranks: Ranks, stop: "StopSignal", began: float, handles: list[int], gpus: str | None
     ) -> str:
-        """Train in a child of the warm process, which shares the locks; here where there is none."""
+        """Train in a child, which shares the locks: of the warm process where there is one."""
         request = {"task": asdict(self), "ranks": asdict(ranks), "began": began, "gpus": gpus}
         code = None if self.warm is None else fork_child(self.warm, request, [1, 2, *handles])
         if code is None:
-            _use_gpus(gpus)
-            return self.train(ranks, stop, began)
+            code = self._spawn(request, handles)
         if code not in EXIT_WORDS:
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             raise RuntimeError(f"the trial's process ended with {how}; see the lines above")
         return EXIT_WORDS[code]
 
+    def _spawn(self, request: dict[str, Any], handles: list[int]) -> int:
+        """Train in a process of its own with a clean environment; its exit code."""
+        command = [sys.executable, "-m", "asiarch.hpc.trial", json.dumps(request), *map(str, handles)]
+        if load_frozen(self.run.config).sandbox != "off":
+            command = bubblewrap(command, self._writable(), network=request["ranks"]["world"] > 1)
+        child = subprocess.Popen(
+            command,
+            env=clean_environment(os.environ) | {"PYTHONSAFEPATH": "1"},
+            stdin=subprocess.DEVNULL,
+            pass_fds=handles,
+            start_new_session=True,
+        )
+        try:
+            return child.wait()
+        except BaseException:  # told to stop: a checkpoint first
+            child.terminate()
+            child.wait()
+            raise
+        finally:
+            with suppress(ProcessLookupError):  # the child, or what it started and left
+                os.killpg(child.pid, signal.SIGKILL)
+
+    def _writable(self) -> list[Path]:
+        """The folders in which the trial may write: its own, and that of its caches on the node's disk."""
+        scratch = Path(os.environ.get("ASIARCH_CACHE") or self.layout.root / "cache")
+        scratch.mkdir(parents=True, exist_ok=True)
+        return [self.layout.root, scratch]
+
+    def _confine(self, ranks: Ranks) -> None:
+        """Put this process under the layers that the configuration asks for."""
+        config, writable = load_frozen(self.run.config), self._writable()
+        scratch = str(writable[1])
+        caches = {"TRITON_CACHE_DIR": f"{scratch}/triton", "TORCHINDUCTOR_CACHE_DIR": f"{scratch}/inductor"}
+        os.environ.update(caches, HOME=scratch, TMPDIR=scratch)
+        tempfile.tempdir = None  # what was found before the fork may not be writable now
+        if config.sandbox == "off":
+            return
+        if config.sandbox == "required":
+            require_layers()
+        network, memory_gb = ranks.world > 1, config.trial.memory_gb
+        confine_this_process(writable, network=network, memory_gb=memory_gb, file_gb=FILE_GB)
+
     def train(self, ranks: Ranks, stop: "StopSignal", began: float) -> str:
-        """Train in this process; a failure is recorded, then raised.
+        """Train in this process, which is confined for good; a failure is recorded, then raised.
 
         Args:
             began: when the trial began to cost, in seconds since the epoch: its start-up counts from there.
         """
         try:
+            self._confine(ranks)
+            # imported here: its threads must not come before the layers
             from asiarch.hpc.train_trial import train_trial
 
             key = TrialKey(self.candidate, self.rung, self.seed)
@@ -152,7 +206,7 @@ class TrialTask:
 
 
 def train_in_child(request: dict[str, Any], handles: list[int]) -> int:
-    """What a child of the warm process does; its exit code. `handles` are held for their locks alone."""
+    """What the child that trains does; its exit code. `handles` are held for their locks alone."""
     task, ranks = TrialTask(**request["task"]), Ranks(**request["ranks"])
     if ranks.rank == 0:
         _sign(handles[0])
@@ -180,6 +234,8 @@ class StopSignal:
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:  # Slurm signals a job's every process, and the task passes it on
+            return
         self.requested = True
         if not self.training:
             raise Stopped
@@ -234,3 +290,18 @@ def one_line(text: str, limit: int = 300) -> str:
     """The text on one line, cut to `limit` characters."""
     line = " ".join(text.split())
     return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
+def main() -> None:
+    """`python -m asiarch.hpc.trial REQUEST HANDLE...`, started by a task that no warm process serves."""
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(
+        1, signal.SIGKILL
+    )  # die with the task, even where it is killed (PR_SET_PDEATHSIG)
+    if os.getppid() != parent:
+        sys.exit(1)
+    sys.exit(train_in_child(json.loads(sys.argv[1]), [int(handle) for handle in sys.argv[2:]]))
+
+
+if __name__ == "__main__":
+    main()

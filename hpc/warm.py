@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from asiarch.models.sandbox import bubblewrap, clean_environment
+
 MAX_REQUEST_BYTES = 65536
 MAX_HANDLES = 8
 RECEIVE_S = 5.0
@@ -33,14 +35,19 @@ Work = Callable[[dict[str, Any], list[int]], int]
 class WarmProcess:
     """The head's side: starts the process, and lets it end with its last child once the head is gone."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, writable: Path | None = None, network: bool = True) -> None:
+        """`writable`: the folder that it may write in, for all of its children; None for no sandbox."""
         folder = tempfile.mkdtemp(prefix="asiarch-warm-")  # short: a socket's path has 107 bytes
         self.address = f"{folder}/socket"
         log.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "asiarch.hpc.warm", self.address]
+        if writable is not None:
+            command = bubblewrap(command, [writable, Path(folder)], network=network)
         with log.open("ab") as output:
             # its standard input stays open as long as the head lives
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "asiarch.hpc.warm", self.address],
+                command,
+                env=clean_environment(os.environ) | {"HOME": folder, "PYTHONSAFEPATH": "1"},
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
@@ -161,6 +168,8 @@ def _report_end(child: _Child, handle: int, selector: selectors.BaseSelector) ->
     selector.unregister(handle)
     os.close(handle)
     _, status = os.waitpid(child.pid, 0)
+    with contextlib.suppress(ProcessLookupError):  # what it started, and left
+        os.killpg(child.pid, signal.SIGKILL)
     with contextlib.suppress(KeyError):  # the asker hung up before
         selector.unregister(child.connection)
     with contextlib.suppress(OSError):

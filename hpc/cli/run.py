@@ -16,6 +16,7 @@ from asiarch.hpc.journal import has_events, head_is_alive, read_journal, utc_now
 from asiarch.hpc.layout import RunLayout, find_run
 from asiarch.hpc.storage import wait_for_storage
 from asiarch.models.errors import UserError
+from asiarch.models.sandbox import require_layers
 from asiarch.results.files import atomic_write_text
 
 STORAGE_WAS_BAD = "ASIARCH_STORAGE_WAS_BAD"  # what a head tells the one that it becomes
@@ -125,6 +126,8 @@ def _work(layout: RunLayout, config: CampaignConfig, storage_was_bad: bool) -> b
         if started and started[-1]["event"] == "head_stopped" and started[-1]["reason"] == "finished":
             return True
         _require_slurm(config)
+        if config.sandbox == "required":
+            require_layers()
         _prepare_data(layout, config)
         _require_downstream(config)
         if not started:

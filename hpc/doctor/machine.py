@@ -1,13 +1,12 @@
 """This machine: the versions of what is installed, the GPU, and what keeps hostile programs in."""
 
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import metadata
-from pathlib import Path
 
 from asiarch.hpc.doctor.findings import Finding
+from asiarch.models.errors import UserError
+from asiarch.models.sandbox import offered_layers, require_layers
 
 NEEDED = ("torch", "deepspeed", "submitit", "h5py", "numpy", "scipy", "pydantic")
 OPTIONAL = ("triton", "pyarrow", "lm-eval")
@@ -42,23 +41,11 @@ def _gpu() -> Finding:
 
 
 def _sandbox() -> Finding:
-    """Which layers the machine offers; this version uses none of them."""
-    layers = []
-    if shutil.which("bwrap") is not None:
-        done = subprocess.run(
-            ["bwrap", "--ro-bind", "/", "/", "--unshare-net", "--unshare-pid", "true"],
-            capture_output=True,
-            timeout=20,
-            check=False,
+    """The layers that hold programs here."""
+    try:
+        require_layers()
+    except UserError as error:
+        return Finding(
+            "sandbox", "warning", str(error), "a campaign with sandbox: required refuses to start here"
         )
-        layers += ["bubblewrap"] if done.returncode == 0 else []
-    security = Path("/sys/kernel/security/lsm")
-    if security.exists() and "landlock" in security.read_text():
-        layers.append("Landlock")
-    offered = " and ".join(layers) or "no layer"
-    return Finding(
-        "sandbox",
-        "warning",
-        f"programs are trained with your rights: this version has no OS sandbox (this machine offers {offered})",
-        "run campaigns as a user whose other files you can lose",
-    )
+    return Finding("sandbox", "ok", str(offered_layers()))

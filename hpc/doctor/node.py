@@ -15,10 +15,11 @@ import submitit
 
 from asiarch.hpc.code_version import code_version
 from asiarch.hpc.config import CampaignConfig
-from asiarch.hpc.doctor.findings import Finding
+from asiarch.hpc.doctor.findings import Finding, Level
 from asiarch.hpc.locks import is_locked, try_lock
 from asiarch.hpc.slurm_jobs import clean_environment, job_parameters
 from asiarch.hpc.slurm_states import run_command
+from asiarch.models.sandbox import SandboxError, require_layers
 from asiarch.results.files import atomic_write_text
 
 POLL_S = 1.0
@@ -41,6 +42,7 @@ class NodeLook:
             "torch": torch.__version__,
             "code": code_version(),
             "gpus": torch.cuda.device_count(),
+            "sandbox": _lacking_layers(),
             "lock_seen": is_locked(Path(self.lock)),
         }
         atomic_write_text(Path(self.folder) / "node.json", json.dumps(seen))
@@ -78,6 +80,14 @@ def examine_node(config: CampaignConfig, folder: Path, patience_s: float) -> Ite
     yield from _judge(config, seen)
 
 
+def _lacking_layers() -> str:
+    try:
+        require_layers()
+    except SandboxError as error:
+        return str(error)
+    return ""
+
+
 def _wait(path: Path, job: "submitit.Job[None]", patience_s: float) -> "dict[str, object] | None":
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
@@ -105,6 +115,11 @@ def _judge(config: CampaignConfig, seen: dict[str, object]) -> Iterator[Finding]
             "error",
             f"{asked} asked for on a node, and torch sees {seen['gpus']} on {host}",
             "check the driver and that torch is a CUDA build; some sites want extra: {gres: ...}",
+        )
+    if seen["sandbox"]:
+        level: Level = "error" if config.sandbox == "required" else "warning"
+        yield Finding(
+            "sandbox", level, f"on {host}: {seen['sandbox']}", "programs are held there by rlimits alone"
         )
     if not seen["lock_seen"]:
         yield Finding(

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from asiarch.models.check.settings import CheckSettings
 from asiarch.models.errors import UserError
+from asiarch.models.sandbox import confine_this_process, limit_resource, limit_this_process
 
-FILE_SIZE = 16 << 20
+FILE_GB = 1 / 64
 
 
 def main() -> int:
@@ -28,8 +29,13 @@ def main() -> int:
         "--timeout-s", type=int, default=120, help="for the program, once the checks are loaded"
     )
     parser.add_argument("--memory-gb", type=float, default=4.0)
+    parser.add_argument("--sandbox", choices=("on", "off"), default="on")
     arguments = parser.parse_args()
-    limit_this_process(arguments.memory_gb)
+    limits = {"memory_gb": arguments.memory_gb, "file_gb": FILE_GB}
+    if arguments.sandbox == "on":
+        confine_this_process([arguments.report.parent], **limits)
+    else:
+        limit_this_process(**limits)
     # after the limits: all that the checks themselves need must fit under them too
     from asiarch.models.check.construction import target_parameters
     from asiarch.models.check.program import check_program
@@ -49,24 +55,10 @@ def main() -> int:
     return 0
 
 
-def limit_this_process(memory_gb: float) -> None:
-    """Limit memory, file size and core dumps of this process and its children, for good."""
-    _set_limit(resource.RLIMIT_FSIZE, FILE_SIZE)
-    _set_limit(resource.RLIMIT_CORE, 0)
-    # RLIMIT_AS would also count the libraries of a CUDA build, mapped but never touched
-    _set_limit(resource.RLIMIT_DATA, int(memory_gb * 2**30))
-
-
 def limit_cpu_time(seconds: int) -> None:
     """Limit the processor time from now on; a process that this one starts has the limit too."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    _set_limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + seconds)
-
-
-def _set_limit(which: int, value: int) -> None:
-    _, hard = resource.getrlimit(which)
-    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(which, (value, value))
+    limit_resource(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + seconds)
 
 
 if __name__ == "__main__":
