@@ -67,11 +67,11 @@ class TrialTask:
 
     def __call__(self) -> str:
         """Train and store this trial; the outcome in a word. What counts is the file it leaves."""
-        stop = StopSignal()
+        StopSignal()  # from now on a signal raises Stopped
         ranks = Ranks.from_submitit()
         self.layout.root.mkdir(parents=True, exist_ok=True)
         try:
-            return self._lead(ranks, stop) if ranks.rank == 0 else self._join(ranks, stop)
+            return self._lead(ranks) if ranks.rank == 0 else self._join(ranks)
         except Stopped:
             return "stopped"
         finally:
@@ -95,7 +95,7 @@ class TrialTask:
         again = os.environ.get("SLURM_RESTART_COUNT", "0")
         return Meeting.of(self.layout.root, f"{self.attempt}-{again}")
 
-    def _lead(self, ranks: Ranks, stop: "StopSignal") -> str:
+    def _lead(self, ranks: Ranks) -> str:
         """Rank 0: train once the trial's lock and a slot are held."""
         started = time.time()
         trial = self.layout
@@ -113,23 +113,21 @@ class TrialTask:
                 waited_s = time.time() - started
                 began = time.time() - (_process_age_s() - waited_s)
                 if slot is None:
-                    return self._run(ranks, stop, began, [lock], None)
+                    return self._run(ranks, began, [lock], None)
                 gpus = gpus_of_slot(slot.number, ranks.world, visible_gpus())
-                return self._run(ranks, stop, began, [lock, slot.handle], gpus)
+                return self._run(ranks, began, [lock, slot.handle], gpus)
         finally:
             os.close(lock)
 
-    def _join(self, ranks: Ranks, stop: "StopSignal") -> str:
+    def _join(self, ranks: Ranks) -> str:
         """Another rank: train with rank 0 once it does."""
         where = self.meeting.wait()
         if isinstance(where, str):
             return where
         # Slurm gives each rank its own GPU
-        return self._run(ranks, stop, time.time(), [], where.gpus if self.slots is not None else None)
+        return self._run(ranks, time.time(), [], where.gpus if self.slots is not None else None)
 
-    def _run(
-        self, ranks: Ranks, stop: "StopSignal", began: float, handles: list[int], gpus: str | None
-    ) -> str:
+    def _run(self, ranks: Ranks, began: float, handles: list[int], gpus: str | None) -> str:
         """Train in a child, which shares the locks: of the warm process where there is one."""
         request = {"task": asdict(self), "ranks": asdict(ranks), "began": began, "gpus": gpus}
         code = None if self.warm is None else fork_child(self.warm, request, [1, 2, *handles])

@@ -5,6 +5,9 @@ Importing this needs the extra `eval` and takes seconds: only those who evaluate
 
 import logging
 import os
+import pwd
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from functools import lru_cache
@@ -179,17 +182,29 @@ def _manager(definitions: str | None) -> TaskManager:
 
 @contextmanager
 def _copies(config: DownstreamConfig) -> Iterator[None]:
-    """lm-eval's libraries look into the folder of the copies; they speak up about errors alone."""
+    """lm-eval's libraries look into the folder of the copies; they speak up about errors alone.
+
+    They see it through links: they lock and add files even where they only read, and a confined process may not.
+    """
     import datasets
 
+    given = config.copies or os.environ.get("HF_HOME") or _home() / ".cache" / "huggingface"
     before = datasets.config.HF_DATASETS_CACHE
-    if config.copies is not None:
-        datasets.config.HF_DATASETS_CACHE = Path(config.copies) / "datasets"
     datasets.disable_progress_bars()
     for name in ("lm_eval", "lm-eval", "datasets"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        with redirect_stderr(StringIO()):  # bars, a line for each step of theirs in a log
-            yield
-    finally:
-        datasets.config.HF_DATASETS_CACHE = before
+    with tempfile.TemporaryDirectory(prefix="asiarch-copies-") as folder:
+        links, copies = Path(folder) / "datasets", Path(given) / "datasets"
+        if copies.is_dir():
+            shutil.copytree(copies, links, copy_function=os.symlink, ignore=shutil.ignore_patterns("*.lock"))
+        datasets.config.HF_DATASETS_CACHE = links
+        try:
+            with redirect_stderr(StringIO()):  # bars, a line for each step of theirs in a log
+                yield
+        finally:
+            datasets.config.HF_DATASETS_CACHE = before
+
+
+def _home() -> Path:
+    """The user's own home: a trial's HOME is a folder of its own."""
+    return Path(pwd.getpwuid(os.getuid()).pw_dir)

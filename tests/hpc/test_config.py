@@ -49,7 +49,8 @@ def test_a_stage_does_not_fall_back_to_some_text(tmp_path: Path) -> None:
 
 
 def test_bare_off_and_an_empty_section_mean_what_they_say(tmp_path: Path) -> None:
-    assert load(tmp_path, HEAD + "sandbox: off\nslurm:\n  # all commented out\n") == load(tmp_path, HEAD)
+    assert load(tmp_path, HEAD + "slurm:\n  # all commented out\n") == load(tmp_path, HEAD)
+    assert load(tmp_path, HEAD + "sandbox: off\n").sandbox == "off"
 
 
 @settings(max_examples=25, deadline=None)
@@ -168,7 +169,7 @@ BAD = [
     ("watchdog: {implausible: 2}", "c.yaml:4: watchdog.implausible: input should be less than or equal to 1"),
     ("watchdog: {diverged: 0.5}", "c.yaml:4: watchdog.diverged: input should be greater than 1, not 0.5"),
     ("watchdog: {no_progress: 5}", "c.yaml:4: watchdog.no_progress: need a time with its unit"),
-    ("sandbox: required", "c.yaml:4: sandbox: 'required' is not available in this version"),
+    ("sandbox: maybe", "c.yaml:4: sandbox: input should be 'required', 'offered' or 'off', not 'maybe'"),
     ("executor: pbs", "c.yaml:4: executor: input should be 'local' or 'slurm', not 'pbs'"),
     ("model: 3", "c.yaml:4: model: "),
     ("seed: 1", "c.yaml:4: seed: the key is there twice"),

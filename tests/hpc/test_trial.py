@@ -19,6 +19,7 @@ from asiarch.hpc.config import freeze, load_config
 from asiarch.hpc.data import prepare
 from asiarch.hpc.layout import RunLayout, TrialLayout
 from asiarch.models.baselines import baseline_path
+from asiarch.models.sandbox import offered_layers
 from campaigns import CAMPAIGN, environment
 
 pytestmark = pytest.mark.slow
@@ -58,14 +59,14 @@ def make_run(folder: Path, *changes: tuple[str, str], programs: Sequence[str] = 
     return run.root
 
 
-def start(run: Path, candidate: int = 0) -> "subprocess.Popen[str]":
+def start(run: Path, candidate: int = 0, **variables: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-c", RUN_TRIAL, str(run), str(candidate)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         cwd=run,
-        env=environment(),
+        env=environment() | variables,
     )
 
 
@@ -110,6 +111,26 @@ def test_a_signal_leaves_a_checkpoint_within_the_grace_period(tmp_path: Path, nu
     second.kill()
     second.communicate()
     assert int(line.split("step=")[1].split("/")[0]) > reached
+
+
+@pytest.mark.parametrize("mode", ["offered", "off"])
+def test_what_trains_is_confined_and_knows_no_secret(tmp_path: Path, mode: str) -> None:
+    run = make_run(
+        tmp_path, ("tokens: 24_576", "tokens: 100_000_000"), ("budget:", f"sandbox: {mode}\nbudget:")
+    )
+    task = start(run, WHATEVER_TOKEN="told-to-nobody")
+    wait_until(lambda: has_trained(run), task)
+    trainer = int(Path(f"/proc/{task.pid}/task/{task.pid}/children").read_text().split()[0])
+    status = Path(f"/proc/{trainer}/status").read_text()
+    seccomp = "2" if mode == "offered" and offered_layers().seccomp else "0"
+    assert f"Seccomp:\t{seccomp}\n" in status
+    assert b"told-to-nobody" not in Path(f"/proc/{trainer}/environ").read_bytes()
+    task.kill()  # the task alone: what trains dies with it
+    task.communicate()
+    deadline = time.monotonic() + 60
+    while Path(f"/proc/{trainer}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def numbers(run: Path) -> dict[str, float]:

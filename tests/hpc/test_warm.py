@@ -168,8 +168,8 @@ COLD_HEAD = """
 import asiarch.hpc.warm as warm
 import os, signal
 start = warm.WarmProcess.__init__
-def killed(self, log):
-    start(self, log)
+def killed(self, *arguments, **options):
+    start(self, *arguments, **options)
     os.kill(self.pid, signal.SIGKILL)
 warm.WarmProcess.__init__ = killed
 from asiarch.hpc.cli.main import main
