@@ -1,5 +1,6 @@
 """Downstream benchmarks through the real lm-eval, offline: small tasks of our own, and one of its own from a copy."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,8 @@ def leave_copy(folder: Path, published: str, name: str, rows: dict[str, list[Any
     copy = folder / "copies" / "datasets" / published.replace("/", "___") / name / "0.0.0" / ("0" * 40)
     copy.parent.mkdir(parents=True)
     made.rename(copy)
+    info = copy / "dataset_info.json"
+    info.write_text(json.dumps(json.loads(info.read_text()) | {"config_name": name}))
     for file in copy.glob("parquet-*.arrow"):
         file.rename(file.with_name(file.name.replace("parquet-", f"{published.rpartition('/')[2]}-")))
 
