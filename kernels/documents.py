@@ -42,6 +42,17 @@ def chunk_table(cu_seqlens: Tensor, length: int, size: int) -> ChunkTable:
     return ChunkTable(start, stop, document, within == 0, first, ends - 1)
 
 
+def batch_table(batch: int, length: int, size: int, device: torch.device) -> ChunkTable:
+    """The same for `batch` sequences of `length` positions each, laid end to end; no row is in excess."""
+    each = -(-length // size)
+    chunk = torch.arange(batch * each, device=device)
+    document, within = chunk // each, chunk % each
+    start = document * length + within * size
+    stop = torch.minimum((document + 1) * length, start + size)
+    first = torch.arange(batch, device=device) * each
+    return ChunkTable(start, stop, document, within == 0, first, first + each - 1)
+
+
 def document_of(cu_seqlens: Tensor, length: int) -> Tensor:
     """The document that each position belongs to, (length,) int64."""
     position = torch.arange(length, device=cu_seqlens.device)

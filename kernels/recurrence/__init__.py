@@ -1,7 +1,9 @@
 """The recurrence that linear attention and the delta rules share, and the choice of its implementation."""
 
+import torch
 from torch import Tensor
 
+from asiarch.kernels.dispatch import takes_triton
 from asiarch.kernels.documents import expect_documents
 from asiarch.kernels.recurrence.chunk import chunk_recurrence
 from asiarch.kernels.recurrence.step import step_recurrence
@@ -11,6 +13,7 @@ __all__ = ["recurrence"]
 
 # exp of it is nothing beside 1 even in float64, and the sums of a chunk stay small enough for exact differences
 LEAST_LOG_DECAY = -50.0
+WIDEST_HEAD = 256  # that the Triton kernels take
 CPU_CHUNK = 32  # the fastest on one CPU thread at length 256 and dimension 32
 
 
@@ -41,5 +44,14 @@ def recurrence(
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if q.shape[1] == 1 and cu_seqlens is None:
         return step_recurrence(q, k, v, beta, log_decay, scale, initial_state)
+    if takes_triton(q, k, v) and max(q.shape[-1], v.shape[-1]) <= WIDEST_HEAD:
+        # imported here: it takes a second, and a machine without a GPU needs no triton
+        from asiarch.kernels.recurrence.triton_op import chunk_size_for, recurrence_op
+
+        dtype = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
+        tensors = (q.to(dtype), k.to(dtype), v.to(dtype), beta, log_decay, initial_state, cu_seqlens)
+        size = chunk_size_for(q.shape[-1], v.shape[-1]) if chunk_size is None else max(16, chunk_size)
+        output, state = recurrence_op(*tensors, scale, size)
+        return output.to(v.dtype), state
     size = CPU_CHUNK if chunk_size is None else chunk_size
     return chunk_recurrence(q, k, v, beta, log_decay, scale, initial_state, cu_seqlens, size)
