@@ -43,8 +43,10 @@ def load_sums(sums, chunk, rows, c, K: tl.constexpr, C: tl.constexpr, DECAY: tl.
     """The running sums of the log decay of a chunk, (rows, c), or (rows, 1) where all channels share one."""
     if DECAY == 2:
         at = sums + (chunk * C + rows[:, None]) * K + c[None, :]
-        return tl.load(at, mask=c[None, :] < K, other=0.0)
-    return tl.load(sums + chunk * C + rows)[:, None]
+        result = tl.load(at, mask=c[None, :] < K, other=0.0)
+    else:
+        result = tl.load(sums + chunk * C + rows)[:, None]
+    return result
 
 
 @triton.jit
