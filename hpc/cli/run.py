@@ -128,6 +128,7 @@ def _work(layout: RunLayout, config: CampaignConfig, storage_was_bad: bool) -> b
         _require_slurm(config)
         if config.sandbox == "required":
             require_layers()
+        _require_operators()
         _prepare_data(layout, config)
         _require_downstream(config)
         if not started:
@@ -150,6 +151,19 @@ def _require_slurm(config: CampaignConfig) -> None:
             f"executor is slurm, and {' and '.join(missing)} cannot be found: start on a node of the cluster, or "
             "set executor: local"
         )
+
+
+def _require_operators() -> None:
+    """Where this machine has a GPU, its compiler and driver are tried before anything is trained on them."""
+    if not _has_gpu():
+        return
+    from asiarch.hpc.doctor.operators import require_operators
+
+    require_operators()
+
+
+def _has_gpu() -> bool:
+    return shutil.which("nvidia-smi") is not None
 
 
 def _prepare_data(layout: RunLayout, config: CampaignConfig) -> None:

@@ -9,20 +9,23 @@ from torch.nn import functional
 from asiarch.hpc.doctor.findings import Finding
 from asiarch.kernels import (
     delta_rule,
+    fused_linear_cross_entropy,
     gated_delta_rule,
     linear_attention,
     short_convolution,
     sliding_window_attention,
 )
+from asiarch.kernels.cross_entropy.naive import naive_linear_cross_entropy
 from asiarch.kernels.delta_rule.naive import naive_delta_rule
 from asiarch.kernels.gated_delta_rule.naive import naive_gated_delta_rule
 from asiarch.kernels.linear_attention.naive import naive_linear_attention
 from asiarch.kernels.short_convolution.naive import naive_short_convolution
 from asiarch.kernels.sliding_window_attention.naive import naive_sliding_window_attention
+from asiarch.models.errors import UserError
 
 BOUND = 1e-4  # float32 against float64, root mean squares
 BATCH, LENGTH, HEADS, DIM = 2, 130, 2, 32
-WINDOW = 40
+WINDOW, VOCABULARY = 40, 50
 
 Operator = Callable[..., Tensor]
 
@@ -42,6 +45,14 @@ def examine_operators() -> Iterator[Finding]:
                 f"error {error:.1e} on {device}, {BOUND:.0e} is allowed",
                 "don't train here: try another version of torch, triton or the driver",
             )
+
+
+def require_operators() -> None:
+    """Refuse to go on, with the operator's name and the size of its error, where one is wrong on this machine."""
+    wrong = [finding for finding in examine_operators() if finding.level == "error"]
+    if wrong:
+        found = "; ".join(f"{finding.what}: {finding.found}" for finding in wrong)
+        raise UserError(f"{found}: {wrong[0].remedy}; look again with `asiarch-hpc doctor --kernels`")
 
 
 def operator_error(
@@ -74,6 +85,7 @@ def _cases() -> dict[str, tuple[Operator, Operator, list[Tensor]]]:
     decay = -normal(BATCH, LENGTH, HEADS).abs()
     by_channel = -normal(BATCH, LENGTH, HEADS, DIM).abs()
     scale = DIM**-0.5
+    targets = torch.arange(BATCH * LENGTH).view(BATCH, LENGTH) % VOCABULARY
     channels, taps = normal(BATCH, LENGTH, DIM), normal(DIM, 4)
 
     def linear(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None = None) -> Tensor:
@@ -96,6 +108,16 @@ def _cases() -> dict[str, tuple[Operator, Operator, list[Tensor]]]:
             lambda *x: gated_delta_rule(*x)[0],
             lambda q, k, v, beta, g: naive_gated_delta_rule(q, k, v, beta, g, scale, None)[0],
             [q, k, v, beta, decay],
+        ),
+        "gated_delta_rule, decay by channel": (
+            lambda *x: gated_delta_rule(*x)[0],
+            lambda q, k, v, beta, g: naive_gated_delta_rule(q, k, v, beta, g, scale, None)[0],
+            [q, k, v, beta, by_channel],
+        ),
+        "fused_linear_cross_entropy": (
+            lambda h, w: fused_linear_cross_entropy(h, w, targets.to(h.device), reduction="none"),
+            lambda h, w: naive_linear_cross_entropy(h, w, targets, -100),
+            [channels, normal(VOCABULARY, DIM)],
         ),
         "short_convolution": (
             lambda x, w: short_convolution(x, w)[0],

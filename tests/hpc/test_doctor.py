@@ -1,6 +1,8 @@
 """The doctor sees what it is there to see: each examination with something wrong put before it."""
 
 import json
+import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,8 @@ from asiarch.hpc.config import PRESETS, load_config
 from asiarch.hpc.doctor import operators
 from asiarch.hpc.doctor.slurm_time import slurm_seconds
 from campaigns import write_campaign
+
+run_command = import_module("asiarch.hpc.cli.run")
 
 
 def test_sound_operators_are_found_sound() -> None:
@@ -37,6 +41,30 @@ def test_an_operator_that_is_a_little_wrong_is_found(wrong: str) -> None:
     x, device = torch.linspace(1, 2, 20), torch.device("cpu")
     assert operators.operator_error(square, square, [x], device) < operators.BOUND
     assert operators.operator_error(broken, square, [x], device) > operators.BOUND
+
+
+@pytest.mark.parametrize("command", ["doctor", "run"])
+def test_a_wrong_operator_is_named_with_its_error(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = operators.delta_rule
+
+    def faulty(*tensors: Tensor) -> tuple[Tensor, Tensor | None]:
+        output, state = sound(*tensors)
+        return output * (1 + 0.01 * (torch.arange(output.shape[1]) > 100)).view(-1, 1, 1), state
+
+    monkeypatch.setattr(operators, "delta_rule", faulty)
+    monkeypatch.setattr(run_command, "_has_gpu", lambda: True)
+    monkeypatch.setattr(run_command, "use_frozen_code", lambda *_, **__: None)
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--kernels"] if command == "doctor" else [str(write_campaign(tmp_path)), "--run", "campaign"]
+    result = CliRunner().invoke(main, [command, *arguments])
+    assert result.exit_code == (1 if command == "doctor" else 2)
+    assert re.search(r"operator delta_rule: error \d\.\de-03 on \w+, 1e-04 is allowed", result.output), (
+        result.output
+    )
+    assert "operator gated_delta_rule: error" not in result.output or command == "doctor"
+    assert not (tmp_path / "campaign" / "candidates" / "0001").exists()
 
 
 def test_a_campaign_without_its_text_fails_the_examination(tmp_path: Path) -> None:

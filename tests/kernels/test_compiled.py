@@ -1,0 +1,27 @@
+"""The Triton kernels compile for a GPU that is not there, within its limits."""
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).parents[1] / "bench" / "compile_kernels.py"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
+def test_a_selection_compiles_and_fits() -> None:
+    """In a process of its own: in this one Triton may interpret. The bench compiles all of them."""
+    options = ["--dims", "64", "--dtypes", "bf16", "--capabilities", "80", "--operators", "delta_rule"]
+    done = subprocess.run([sys.executable, str(BENCH), *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {"pairs", "scan", "output", "backward_scan", "pair_slopes", "slopes"} == {
+        r["kernel"] for r in rows
+    }
+    for row in rows:
+        assert 0 < row["registers"] <= 255
+        assert row["shared"] <= 163 * 1024
