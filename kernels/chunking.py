@@ -13,10 +13,14 @@ from torch.nn import functional
 from asiarch.kernels.documents import ChunkTable, chunk_table, document_of
 
 
-def fitting_chunk_size(chunk_size: int, length: int) -> int:
-    """`chunk_size`, shrunk where the sequence is shorter. ValueError if it is not a power of two."""
+def expect_chunk_size(chunk_size: int) -> None:
+    """Raise ValueError unless `chunk_size` is a power of two."""
     if chunk_size < 1 or chunk_size & (chunk_size - 1):
         raise ValueError(f"chunk_size is {chunk_size}, expected a power of two such as 32")
+
+
+def fitting_chunk_size(chunk_size: int, length: int) -> int:
+    """`chunk_size`, a power of two, shrunk where the sequence is shorter."""
     return min(chunk_size, 1 << (length - 1).bit_length())
 
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from asiarch.kernels.chunking import expect_chunk_size
 from asiarch.kernels.dispatch import takes_triton
 from asiarch.kernels.documents import expect_documents
 from asiarch.kernels.recurrence.chunk import chunk_recurrence
@@ -44,13 +45,17 @@ def recurrence(
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if q.shape[1] == 1 and cu_seqlens is None:
         return step_recurrence(q, k, v, beta, log_decay, scale, initial_state)
+    if chunk_size is not None:
+        expect_chunk_size(chunk_size)
     if takes_triton(q, k, v) and max(q.shape[-1], v.shape[-1]) <= WIDEST_HEAD:
         # imported here: it takes a second, and a machine without a GPU needs no triton
         from asiarch.kernels.recurrence.triton_op import chunk_size_for, recurrence_op
 
         dtype = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
         tensors = (q.to(dtype), k.to(dtype), v.to(dtype), beta, log_decay, initial_state, cu_seqlens)
-        size = chunk_size_for(q.shape[-1], v.shape[-1]) if chunk_size is None else max(16, chunk_size)
+        size = (
+            chunk_size_for(q.shape[-1], v.shape[-1]) if chunk_size is None else min(64, max(16, chunk_size))
+        )
         output, state = recurrence_op(*tensors, scale, size)
         return output.to(v.dtype), state
     size = CPU_CHUNK if chunk_size is None else chunk_size
