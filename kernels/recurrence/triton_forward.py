@@ -2,8 +2,8 @@
 
 All sequences or documents lie in one row of T positions. N chunks, D documents, H heads, K and V dimensions of keys
 and values, C positions in a chunk, BK and BV blocks of K and V. DECAY is 0 for none, 1 for one a head, 2 for one a
-key channel; DELTA is whether a write replaces. Half precision goes into products as it is, and float32 as three
-products of tensor-core floats; sums and states are float32. Addresses are 64 bit wide.
+key channel; DELTA is whether a write replaces. Products take operands of DTYPE, float32 as three products
+of tensor-core floats; sums and states are float32. Addresses are 64 bit wide.
 """
 
 import triton

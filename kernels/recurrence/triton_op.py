@@ -113,7 +113,9 @@ class Work:
     @property
     def constants(self) -> dict[str, Any]:
         decay = 0 if self.log_decay is None else self.log_decay.dim() - 2
-        return {"DECAY": decay, "DTYPE": DTYPES[self.q.dtype]}
+        # a write of the delta rule is the difference of two products: bfloat16 operands leave too little of it
+        dtype = self.q.dtype if self.beta is None else torch.float32
+        return {"DECAY": decay, "DTYPE": DTYPES[dtype]}
 
     def new(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return self.q.new_empty(shape, dtype=dtype)
@@ -214,8 +216,9 @@ def recurrence_backward_op(
     sums, scores, inverse = work.pairs()
     states, writes, final = work.scan(sums, inverse)
     state_slopes, write_slopes, initial_slope = (
-        torch.empty_like(states),
-        torch.empty_like(work.v),
+        # float32: the slope of a key is a small difference of large ones
+        work.new(*states.shape),
+        work.new(*work.v.shape),
         torch.empty_like(final),
     )
     backward.backward_scan_kernel[(work.documents, heads, shapes.value_blocks)](
@@ -248,7 +251,7 @@ def recurrence_backward_op(
         heads, shapes.key_dim, shapes.value_dim, chunk, shapes.key_block, shapes.value_block,
         DELTA=delta, **work.constants,
     )  # fmt: skip
-    v_slope, (of_beta, of_decay, of_initial) = write_slopes, (q.new_empty(0) for _ in range(3))
+    v_slope, (of_beta, of_decay, of_initial) = write_slopes.to(v.dtype), (q.new_empty(0) for _ in range(3))
     if beta is not None:
         v_slope = (write_slopes * beta.unsqueeze(-1)).to(v.dtype)
         of_beta = (beta_slope.sum(0) + (write_slopes.float() * work.v.float()).sum(-1)).to(beta.dtype)
