@@ -301,6 +301,8 @@ class Head:
             reference=model.match_parameters_to,
             seed=self._config.seed,
             document_boundaries=self._config.data.document_boundaries,
+            length=self._config.training.length,
+            precision=self._config.training.precision,
         )
 
     # -- coming and going --------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Probes of a program by itself: it constructs, runs, trains, repeats itself, has a sane scale and size."""
+"""Probes of a program by itself: it constructs, runs, trains, has a sane scale and size."""
 
 import inspect
 from dataclasses import replace
@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from asiarch.models.baselines import baseline_path
+from asiarch.models.check.parameters import NUDGE, rms
 from asiarch.models.check.report import CheckResult, Measured, number
 from asiarch.models.check.settings import CheckSettings
-from asiarch.models.check.subject import NUDGE, Conditions, ProgramError, Subject, rms, seeded
+from asiarch.models.check.subject import Conditions, ProgramError, Subject
 from asiarch.models.contract import load_mixer_class, run_mixer
 from asiarch.models.language_model import match_ffn_width, reference_parameters
 
@@ -43,6 +44,10 @@ def forward_backward(subject: Subject) -> CheckResult:
     """The output has the input's shape and is finite, and so are all gradients, at awkward lengths too."""
     name = "forward_backward"
     conditions = Conditions(train=True)
+    if subject.settings.precision == "bf16" and subject.bfloat16_note != "supported":
+        return CheckResult(
+            name, False, {"bfloat16": subject.bfloat16_note}, f"bfloat16 {subject.bfloat16_note}"
+        )
     for length in RUN_LENGTHS:
         output, gradients = _gradients(subject, conditions, length)
         bad = [name for name, gradient in gradients.items() if gradient is not None and not _finite(gradient)]
@@ -72,45 +77,6 @@ def gradients(subject: Subject) -> CheckResult:
         )
         return CheckResult("gradients", False, measured, message)
     return CheckResult("gradients", True, measured)
-
-
-def deterministic(subject: Subject) -> CheckResult:
-    """The same seed gives the same output, in eval mode any seed; no call changes the next one's output."""
-    evaluate, train = Conditions(), Conditions(train=True)
-    inputs = subject.inputs(2, 65)
-    others = [subject.inputs(2, 65, draw=1) * 4, subject.inputs(3, 40, draw=2)]
-    again = "a second mixer made and run with the same seed"
-    noise = "another seed of the generator in eval mode"
-    state = "calls on other inputs in between (train and eval mode)"
-    worst: dict[str, float] = {}
-    with subject.guarded("making a mixer twice"):
-        first, second = (subject.mixer(evaluate).state_dict() for _ in range(2))
-        worst[again] = max((_difference(first[key], second[key]) for key in first), default=0.0)
-    for conditions in (evaluate, train):
-        base = subject.run(inputs, conditions)
-        worst[again] = max(worst[again], _difference(base, subject.run(inputs, conditions)))
-        mixer = subject.mixer(conditions)
-        subject.run(inputs, conditions, mixer)
-        for other in others:
-            subject.run(other, train, mixer.train(), seed=5)
-            subject.run(other, evaluate, mixer.eval(), seed=5)
-        after = subject.run(inputs, conditions, mixer.train(conditions.train))
-        worst[state] = max(worst.get(state, 0.0), _difference(base, after))
-    worst[noise] = _difference(subject.run(inputs, evaluate), subject.run(inputs, evaluate, seed=2))
-    causes = {
-        again: "a generator of its own, or a value kept outside the module",
-        noise: "random numbers without a check of self.training",
-        state: "a buffer, attribute or global updated in forward (batch norm's running statistics are one)",
-    }
-    measured = {
-        key: number(worst[what])
-        for key, what in (("same_seed", again), ("eval_seed", noise), ("between_calls", state))
-    }
-    for what, cause in causes.items():
-        if worst[what] > 1e-6:
-            message = f"{what} moved the output by {worst[what]:.1e} of its rms. Usual cause: {cause}"
-            return CheckResult("deterministic", False, measured, message)
-    return CheckResult("deterministic", True, measured)
 
 
 def scale(subject: Subject) -> CheckResult:
@@ -162,10 +128,13 @@ def _gradients(
 ) -> tuple[Tensor, dict[str, Tensor | None]]:
     """Output, and the gradient of a random weighting of it for every trained parameter and the input."""
     mixer = subject.mixer(conditions)
+    names = {name for name, _ in mixer.named_parameters()}
     inputs = subject.inputs(2, length, draw).requires_grad_()
     where = f"forward and backward, batch 2, length {length}, {conditions}"
-    with seeded(1), subject.guarded(where):
-        output = run_mixer(mixer, inputs)
+    with subject.surroundings(conditions, 1, where):
+        output = run_mixer(mixer, inputs * 1)
+        if names != {name for name, _ in mixer.named_parameters()}:
+            raise ProgramError(f"makes or removes parameters in forward ({where}); make them in __init__")
         if not output.requires_grad:
             raise ProgramError(
                 f"the output carries no gradient ({where}); do not detach it or run under no_grad"
@@ -184,16 +153,6 @@ def _never_reached(subject: Subject, conditions: Conditions) -> set[str]:
         zero = {name for name, gradient in found.items() if gradient is None or not gradient.any()}
         missing = zero if missing is None else missing & zero
     return missing or set()
-
-
-def _difference(a: Tensor, b: Tensor) -> float:
-    """Largest movement from a to b, relative to a's rms; infinite when it is NaN."""
-    if not a.is_floating_point():
-        return 0.0 if torch.equal(a, b) else float("inf")
-    largest = (a.double() - b.double()).abs().max().item() if a.numel() else 0.0
-    if largest != largest:
-        return float("inf")
-    return largest / max(rms(a), 1e-30) if largest else 0.0
 
 
 def _finite(values: Tensor) -> bool:

@@ -1,149 +1,40 @@
-"""Probes by intervention: an output must not know the future, the length it came in, or its neighbours.
-
-A leak is looked for with the parameters as initialised and with noise added to them, since a gate that
-starts at zero hides what is behind it until training opens it. Runs in float64, where rounding is no excuse,
-see leaks of 1e-8 of the output; runs in float32 see those of 1e-4.
-"""
+"""An output must not know the length it came in, its neighbours, the device, or another layer's input."""
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from asiarch.models.check.report import CheckResult, number
-from asiarch.models.check.subject import NUDGE, SHAKE, Conditions, ProgramError, Subject, rms
+from asiarch.models.check.causality import LOUD
+from asiarch.models.check.movement import Worst
+from asiarch.models.check.parameters import NUDGE
+from asiarch.models.check.pretend import pretend_gpu
+from asiarch.models.check.report import CheckResult, Measured
+from asiarch.models.check.subject import Conditions, ProgramError, Subject
 from asiarch.models.contract import takes_cu_seqlens
+from asiarch.models.language_model import LanguageModel
 
-# Lengths that no chunk size divides, and that some do; positions inside chunks of 16 to 256, and borders.
-PAIR_RUNS = {2: (1,), 7: (3,), 63: (20, 62), 64: (32, 50), 65: (40, 64), 130: (65, 100, 129)}
-SWEEPS = {
-    130: (
-        1,
-        2,
-        3,
-        7,
-        8,
-        15,
-        16,
-        17,
-        24,
-        31,
-        32,
-        33,
-        40,
-        47,
-        48,
-        63,
-        64,
-        65,
-        66,
-        81,
-        96,
-        100,
-        112,
-        127,
-        128,
-        129,
-    ),
-    300: (100, 150, 190, 256, 257, 299),
-}
 PREFIXES = (1, 5, 33, 64, 65, 100)
 DOCUMENTS = (1, 40, 64, 7, 130)  # lengths of documents packed into one row
-LOUD = 8.0  # a change of this many times the input's rms shows leaks through maxima and sorting
-
-
-@dataclass(frozen=True)
-class Movement:
-    """The largest movement of an output that should stay: relative to its rms, and in units of rounding."""
-
-    relative: float
-    position: int
-    excess: float
-    what: str
-
-
-class _Worst:
-    """The largest movement seen, in units of what rounding explains."""
-
-    def __init__(self) -> None:
-        self.movement: Movement | None = None
-        self.count = 0
-        self.skipped: list[str] = []
-
-    def see(self, base: Tensor, changed: Tensor, rounding: float, what: str) -> None:
-        """Compare two outputs (length, hidden_size) that should be equal."""
-        self.count += 1
-        distance = (changed.double() - base.double()).abs().amax(-1)
-        distance = torch.where(distance.isnan(), torch.inf, distance)
-        position = int(distance.argmax())
-        relative = distance[position].item() / max(rms(base), 1e-30)
-        if relative > 0 and (self.movement is None or relative / rounding > self.movement.excess):
-            self.movement = Movement(relative, position, relative / rounding, what)
-
-    def result(self, name: str, causes: str, measured: dict[str, float | int | str | list]) -> CheckResult:
-        """Refused when rounding does not explain the largest movement."""
-        worst = self.movement
-        measured = {
-            "movement": number(worst.relative if worst else 0.0),
-            "interventions": self.count,
-        } | measured
-        if self.skipped:
-            measured["skipped"] = self.skipped
-        if worst is not None and worst.excess > 1:
-            measured["position"] = worst.position
-            message = (
-                f"{worst.what} moved the output at position {worst.position} by {worst.relative:.1e} "
-                f"of its rms. Usual causes: {causes}"
-            )
-            return CheckResult(name, False, measured, message)
-        if self.count == 0:
-            return CheckResult(name, False, measured, "no run gave a finite output to compare")
-        return CheckResult(name, True, measured)
-
-
-def causal(subject: Subject) -> CheckResult:
-    """Changing the input from t on leaves every output before t as it was."""
-    worst = _Worst()
-    last = subject.last_layer
-    pairs = [
-        Conditions(),
-        Conditions(train=True, layer_idx=last),
-        Conditions(noise=NUDGE, layer_idx=last),
-        Conditions(noise=NUDGE, train=True),
-    ]
-    for conditions in pairs:
-        for length, positions in PAIR_RUNS.items():
-            _intervene(subject, conditions, length, positions, worst)
-    leaks: dict[int, set[int]] = {}
-    for plain in (Conditions(), Conditions(noise=NUDGE, layer_idx=last), Conditions(noise=SHAKE)):
-        conditions = subject.precise(plain)
-        for length, positions in SWEEPS.items():
-            suspects = _sweep(subject, conditions, length, positions, worst)
-            found = _intervene(subject, conditions, length, suspects, worst) if suspects else {}
-            leaks = leaks or {t: moved for t, moved in found.items() if moved}
-    lengths = sorted(set(PAIR_RUNS) | set(SWEEPS))
-    return worst.result(
-        "causal", _likely_causes(leaks), {"lengths": lengths, "float64": subject.float64_note}
-    )
+OTHER_SHAPES = 10  # times the rounding: other shapes take other kernels, which round differently
+MODEL_FFN_WIDTH = 8
+LARGEST_BATCH = 64
 
 
 def prefix(subject: Subject) -> CheckResult:
     """The output for a prefix does not depend on the length that it came in."""
-    worst = _Worst()
+    worst = Worst()
     for plain in (Conditions(), Conditions(noise=NUDGE, layer_idx=subject.last_layer)):
         for conditions in {plain, subject.precise(plain)}:
             inputs = subject.inputs(2, max(PREFIXES) + 30, dtype=conditions.dtype)
             whole = subject.run(inputs, conditions)
-            if not _usable(whole, conditions, worst):
+            if not worst.usable(whole, conditions):
                 continue
             for length in PREFIXES:
                 part = subject.run(inputs[:, :length], conditions)
                 what = f"cutting the input from length {inputs.shape[1]} to {length} ({conditions})"
-                # other shapes take other kernels, which round differently: ten times the margin
                 for row in range(2):
-                    worst.see(whole[row, :length], part[row], 10 * subject.rounding(conditions), what)
+                    rounding = OTHER_SHAPES * subject.rounding(conditions)
+                    worst.see(whole[row, :length], part[row], rounding, what)
     causes = (
         "a statistic or a normalisation over the whole length, padding that is not masked, an FFT or "
         "interpolation whose size follows the length, positions counted from the end"
@@ -153,7 +44,7 @@ def prefix(subject: Subject) -> CheckResult:
 
 def batch(subject: Subject) -> CheckResult:
     """One sample's output does not depend on its neighbours, on their order, or on there being any."""
-    worst = _Worst()
+    worst = Worst()
     for noise in (0.0, NUDGE):
         for train in (False, True):
             plain = Conditions(noise=noise, train=train)
@@ -162,8 +53,11 @@ def batch(subject: Subject) -> CheckResult:
             # dropout draws by place, and another place rounds differently, which noise may make chaotic
             if not train and not noise:
                 _reorder(subject, conditions, worst)
+    sizes = sorted({8, *(n + more for n in subject.numbers if 1 < n < LARGEST_BATCH for more in (0, 1))})
+    for size in sizes:
+        _join_a_batch(subject, subject.precise(Conditions()), size, worst)
     causes = "batch norm, a mean or a sort over the batch axis, a view or reshape that mixes batch and length"
-    return worst.result("batch", causes, {})
+    return worst.result("batch", causes, {"batches": [1, 3, *sizes]})
 
 
 def documents(subject: Subject) -> CheckResult:
@@ -184,7 +78,7 @@ def documents(subject: Subject) -> CheckResult:
 
 
 def _documents(subject: Subject) -> CheckResult:
-    measured: dict[str, float | int | str | list] = {"lengths": list(DOCUMENTS)}
+    measured: dict[str, Measured] = {"lengths": list(DOCUMENTS)}
     if not takes_cu_seqlens(subject.mixer_class):
         message = (
             "forward does not name cu_seqlens, which data.document_boundaries needs: write "
@@ -192,77 +86,78 @@ def _documents(subject: Subject) -> CheckResult:
         )
         needed = subject.settings.document_boundaries
         return CheckResult("documents", not needed, {"cu_seqlens": "not taken"}, message if needed else "")
-    worst = _Worst()
+    worst = Worst()
     ends = list(itertools.accumulate(DOCUMENTS, initial=0))
     boundaries = torch.tensor(ends, dtype=torch.int32)
     for plain in (Conditions(), Conditions(noise=NUDGE, layer_idx=subject.last_layer)):
         conditions = subject.precise(plain)
         inputs = subject.inputs(1, ends[-1], dtype=conditions.dtype)
         packed = subject.run(inputs, conditions, cu_seqlens=boundaries)
-        if not _usable(packed, conditions, worst):
+        if not worst.usable(packed, conditions):
             continue
         for start, end in itertools.pairwise(ends):
             alone = subject.run(inputs[:, start:end], conditions)
             what = f"packing a document of length {end - start} behind others, with cu_seqlens ({conditions})"
-            worst.see(alone[0], packed[0, start:end], 10 * subject.rounding(conditions), what)
+            worst.see(alone[0], packed[0, start:end], OTHER_SHAPES * subject.rounding(conditions), what)
     causes = "a convolution, a state, a mask or positions that do not begin anew with each document"
     return worst.result("documents", causes, measured)
 
 
-def _intervene(
-    subject: Subject, conditions: Conditions, length: int, positions: Sequence[int], worst: _Worst
-) -> dict[int, set[int]]:
-    """A run for each t, all rows changed at the same t; gives the positions that moved, for each t.
-
-    Compared are runs of one shape with the same seed, row by row: no dependence on the batch hides a leak, no
-    dropout looks like one, and equal rows go the same way through every kernel, so that a chaotic recurrence
-    has no rounding to amplify.
-    """
-    inputs = subject.inputs(2, length, dtype=conditions.dtype)
-    base = subject.run(inputs, conditions)
-    if not _usable(base, conditions, worst):
-        return {}
-    moved: dict[int, set[int]] = {}
-    change = subject.inputs(2, length, draw=1, dtype=conditions.dtype)
-    change[1] *= LOUD
-    rounding = subject.rounding(conditions)
-    for t in positions:
-        changed = subject.run(torch.cat((inputs[:, :t], change[:, t:]), dim=1), conditions)
-        what = f"changing the input from position {t} on (length {length}, {conditions})"
-        for before, after in zip(base[:, :t], changed[:, :t], strict=True):
-            worst.see(before, after, rounding, what)
-            moved.setdefault(t, set()).update(_moved(before, after, rounding))
-    return moved
+def model(subject: Subject) -> CheckResult:
+    """In a language model of all layers, changing the tokens from t on leaves every state before t as it was."""
+    worst = Worst()
+    length, t = 65, 33
+    generator = torch.Generator().manual_seed(subject.settings.seed)
+    tokens = torch.randint(subject.settings.vocab_size, (2, length), generator=generator)
+    changed = tokens.clone()
+    changed[:, t:] = torch.randint(subject.settings.vocab_size, (2, length - t), generator=generator)
+    for train in (False, True):
+        for noise in (0.0, NUDGE):
+            conditions = subject.precise(Conditions(train=train, noise=noise))
+            before, after = (_hidden(subject, conditions, given) for given in (tokens, changed))
+            if worst.usable(before, conditions):
+                for row in range(2):
+                    what = f"changing the tokens of a language model from position {t} on ({conditions})"
+                    worst.see(before[row, :t], after[row, :t], subject.rounding(conditions), what)
+    causes = "a global or class attribute through which one layer tells another of its input"
+    return worst.result("model", causes, {"layers": subject.settings.layers, "length": length})
 
 
-def _sweep(
-    subject: Subject, conditions: Conditions, length: int, positions: Sequence[int], worst: _Worst
-) -> list[int]:
-    """Screen many t in one run, row 0 the base, then two rows a t. Gives each t that needs a closer look."""
-    inputs = subject.inputs(1, length, draw=2, dtype=conditions.dtype)
-    change = subject.inputs(1, length, draw=3, dtype=conditions.dtype)
-    rows = [inputs]
-    for t in positions:
-        rows += [torch.cat((inputs[:, :t], size * change[:, t:]), dim=1) for size in (1.0, LOUD)]
-    base, *changed = subject.run(torch.cat(rows), conditions)
-    if not _usable(base, conditions, worst):
-        return []
-    worst.count += len(changed)
-    rounding = subject.rounding(conditions)
-    pairs = zip((t for t in positions for _ in range(2)), changed, strict=True)
-    return sorted({t for t, row in pairs if _moved(base[:t], row[:t], rounding)})
+def device(subject: Subject) -> CheckResult:
+    """A program that is told that its tensors are on a GPU computes the same."""
+    worst = Worst()
+    for train in (False, True):
+        conditions = subject.precise(Conditions(train=train))
+        inputs = subject.inputs(2, 65, dtype=conditions.dtype)
+        base = subject.run(inputs, conditions)
+        try:
+            with pretend_gpu(subject.file):
+                on_gpu = subject.run(inputs, conditions)
+        except ProgramError as error:
+            worst.skip(f"cannot be told: {error}")
+            continue
+        if worst.usable(base, conditions):
+            for row in range(2):
+                what = f"telling the program that its tensors are on a GPU ({conditions})"
+                worst.see(base[row], on_gpu[row], OTHER_SHAPES * subject.rounding(conditions), what)
+    if not worst.count:
+        return CheckResult("device", True, {"skipped": worst.skipped})
+    return worst.result("device", "a path for one device that computes something else", {})
 
 
-def _moved(base: Tensor, changed: Tensor, rounding: float) -> list[int]:
-    """The positions of (length, hidden_size) that moved by more than rounding explains."""
-    still = (changed.double() - base.double()).abs().amax(-1) <= rounding * max(rms(base), 1e-30)
-    return torch.nonzero(~still).flatten().tolist()
+def _hidden(subject: Subject, conditions: Conditions, tokens: torch.Tensor) -> torch.Tensor:
+    settings = subject.settings
+    with subject.surroundings(conditions, 1, f"in a language model, {conditions}"):
+        whole = LanguageModel(settings.model(), subject.mixer_class, MODEL_FFN_WIDTH, settings.seed)
+        whole.to(conditions.dtype).train(conditions.train)
+        subject.change_parameters(whole, conditions, settings.seed)
+        return whole.hidden(tokens).detach()
 
 
-def _change_neighbours(subject: Subject, conditions: Conditions, worst: _Worst) -> None:
+def _change_neighbours(subject: Subject, conditions: Conditions, worst: Worst) -> None:
     inputs = subject.inputs(3, 65, dtype=conditions.dtype)
     base = subject.run(inputs, conditions)
-    if not _usable(base, conditions, worst):
+    if not worst.usable(base, conditions):
         return
     neighbours = subject.inputs(3, 65, draw=1, dtype=conditions.dtype) * LOUD
     neighbours[1] = inputs[1]
@@ -271,14 +166,14 @@ def _change_neighbours(subject: Subject, conditions: Conditions, worst: _Worst) 
     worst.see(base[1], changed[1], subject.rounding(conditions), what)
 
 
-def _reorder(subject: Subject, conditions: Conditions, worst: _Worst) -> None:
+def _reorder(subject: Subject, conditions: Conditions, worst: Worst) -> None:
     inputs = subject.inputs(3, 65, dtype=conditions.dtype)
     base = subject.run(inputs, conditions)
-    if not _usable(base, conditions, worst):
+    if not worst.usable(base, conditions):
         return
     order = [2, 0, 1]
     reordered = subject.run(inputs[order], conditions)
-    rounding = 10 * subject.rounding(conditions)
+    rounding = OTHER_SHAPES * subject.rounding(conditions)
     for place, row in enumerate(order):
         what = f"reordering the samples of the batch (length 65, {conditions})"
         worst.see(base[row], reordered[place], rounding, what)
@@ -286,32 +181,9 @@ def _reorder(subject: Subject, conditions: Conditions, worst: _Worst) -> None:
     worst.see(base[0], alone[0], rounding, f"running a sample alone (length 65, {conditions})")
 
 
-def _usable(base: Tensor, conditions: Conditions, worst: _Worst) -> bool:
-    """Whether `base` can be compared with: noise on the parameters may make an honest program overflow."""
-    if torch.isfinite(base).all():
-        return True
-    if not conditions.noise:
-        raise ProgramError(
-            f"the output is NaN or infinite (batch and length of the intervention, {conditions})"
-        )
-    worst.skipped.append(f"not finite: {conditions}")
-    return False
-
-
-def _likely_causes(leaks: dict[int, set[int]]) -> str:
-    """What usually causes the pattern. `leaks`: for each t, the positions before t whose output moved."""
-    if not leaks:
-        return "batch norm or another statistic that is taken in train mode only, a branch on the length"
-    for size in (8, 16, 32, 64, 128):
-        inside = all(min(positions) >= t // size * size for t, positions in leaks.items())
-        if inside and all(t % size for t in leaks) and len(leaks) > 2:
-            return f"no causal mask inside chunks of {size} positions"
-    reach = max(t - min(positions) for t, positions in leaks.items())
-    if reach <= 8:
-        return f"a shift or a convolution that looks {reach} ahead: pad on the left, and shift the other way"
-    if max(map(max, leaks.values())) <= 8:
-        return "a wrap-around: torch.roll, or an FFT that is not padded to twice the length"
-    return (
-        "attention without a causal mask, a mean, norm or softmax over the length axis, a backward scan or "
-        "flip, an FFT that is not padded to twice the length"
-    )
+def _join_a_batch(subject: Subject, conditions: Conditions, size: int, worst: Worst) -> None:
+    inputs = subject.inputs(size, 17, dtype=conditions.dtype)
+    alone, together = subject.run(inputs[:1], conditions), subject.run(inputs, conditions)
+    if worst.usable(alone, conditions):
+        what = f"putting a sample into a batch of {size} (length 17, {conditions})"
+        worst.see(alone[0], together[0], OTHER_SHAPES * subject.rounding(conditions), what)

@@ -6,8 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from asiarch.models.check import construction, independence
+from asiarch.models.check.causality import causal
+from asiarch.models.check.cost import cost
 from asiarch.models.check.report import CheckReport, CheckResult
 from asiarch.models.check.settings import CheckSettings
+from asiarch.models.check.state import deterministic
 from asiarch.models.check.subject import ProgramError, Subject
 from asiarch.models.contract import ContractError, load_mixer_class, parse_program, read_program
 
@@ -19,12 +22,15 @@ FIRST: dict[str, Probe] = {
     "forward_backward": construction.forward_backward,
 }
 REST: dict[str, Probe] = {
-    "causal": independence.causal,
+    "causal": causal,
     "prefix": independence.prefix,
     "batch": independence.batch,
     "documents": independence.documents,
+    "model": independence.model,
+    "device": independence.device,
+    "cost": cost,
     "gradients": construction.gradients,
-    "deterministic": construction.deterministic,
+    "deterministic": deterministic,
     "scale": construction.scale,
     "size": construction.size,
 }
@@ -58,7 +64,7 @@ def _run_checks(path: Path, settings: CheckSettings) -> list[CheckResult]:
         return [refused, *_not_run((*FIRST, *REST), "policy")]
     checks = [CheckResult("policy", True, {"findings": 0, "lines": len(source.splitlines())})]
     try:
-        subject = Subject(load_mixer_class(path, source), settings, str(path))
+        subject = Subject(load_mixer_class(path, source), settings, str(path), source)
     except ContractError as error:
         refused = CheckResult("construct", False, {}, str(error))
         return [*checks, refused, *_not_run((*FIRST, *REST), "construct")]

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 class CheckSettings:
     """Sizes for the check, small for speed. `reference` names the baseline whose size is to be matched.
 
-    With `document_boundaries` a program must take them.
+    `length` is the length that the model is trained at, where leaks are looked for too. With `precision` bf16 a
+    program that does not run in bfloat16 is refused, with `document_boundaries` one that does not take them.
     """
 
     hidden_size: int = 64
@@ -21,6 +22,8 @@ class CheckSettings:
     reference: str = "delta_net"
     seed: int = 0
     document_boundaries: bool = False
+    length: int = 512
+    precision: str = "fp32"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; `CheckSettings(**d)` reads them back."""

@@ -1,0 +1,15 @@
+"""Honest: the whole mixer starts at zero, as a residual branch may."""
+
+import torch
+from torch import nn
+
+
+class Mixer(nn.Module):
+    def __init__(self, hidden_size, num_heads, layer_idx=None, **config):
+        super().__init__()
+        self.proj = nn.Linear(hidden_size, hidden_size)
+        self.gate = nn.Parameter(torch.zeros(1))
+
+    def forward(self, hidden_states, attention_mask=None, past_key_values=None, use_cache=False, **kwargs):
+        x = hidden_states
+        return self.gate * self.proj(x.cumsum(1))

@@ -1,0 +1,15 @@
+"""Honest: a copy of the input is changed in place."""
+
+from torch import nn
+
+
+class Mixer(nn.Module):
+    def __init__(self, hidden_size, num_heads, layer_idx=None, **config):
+        super().__init__()
+        self.proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, hidden_states, attention_mask=None, past_key_values=None, use_cache=False, **kwargs):
+        x = hidden_states
+        y = x.clone()
+        y[:, 1:] += 0.5 * x[:, :-1]
+        return self.proj(y)

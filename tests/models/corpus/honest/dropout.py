@@ -1,0 +1,14 @@
+"""Honest: dropout in train mode."""
+
+from torch import nn
+from torch.nn import functional
+
+
+class Mixer(nn.Module):
+    def __init__(self, hidden_size, num_heads, layer_idx=None, **config):
+        super().__init__()
+        self.proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, hidden_states, attention_mask=None, past_key_values=None, use_cache=False, **kwargs):
+        x = hidden_states
+        return functional.dropout(self.proj(x), 0.2, training=self.training)

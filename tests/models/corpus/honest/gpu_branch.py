@@ -1,0 +1,16 @@
+"""Honest: a branch on the device that computes the same."""
+
+import torch
+from torch import nn
+
+
+class Mixer(nn.Module):
+    def __init__(self, hidden_size, num_heads, layer_idx=None, **config):
+        super().__init__()
+        self.proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, hidden_states, attention_mask=None, past_key_values=None, use_cache=False, **kwargs):
+        x = hidden_states
+        if x.is_cuda:
+            return self.proj(x.contiguous().cumsum(1) * 0.1)
+        return self.proj(torch.cumsum(x, 1) * 0.1)

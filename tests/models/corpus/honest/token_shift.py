@@ -1,0 +1,17 @@
+"""Honest: RWKV's token shift."""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+
+class Mixer(nn.Module):
+    def __init__(self, hidden_size, num_heads, layer_idx=None, **config):
+        super().__init__()
+        self.proj = nn.Linear(hidden_size, hidden_size)
+        self.mix = nn.Parameter(torch.full((hidden_size,), 0.5))
+
+    def forward(self, hidden_states, attention_mask=None, past_key_values=None, use_cache=False, **kwargs):
+        x = hidden_states
+        before = functional.pad(x, (0, 0, 1, 0))[:, :-1]
+        return self.proj(x + self.mix * (before - x))

@@ -1,0 +1,16 @@
+"""Wrong: the sequence axis of nn.LSTM is the batch: batch_first was forgotten.
+
+Refused by: batch
+"""
+
+from torch import nn
+
+
+class Mixer(nn.Module):
+    def __init__(self, hidden_size, num_heads, layer_idx=None, **config):
+        super().__init__()
+        self.lstm = nn.LSTM(hidden_size, hidden_size)
+
+    def forward(self, hidden_states, attention_mask=None, past_key_values=None, use_cache=False, **kwargs):
+        x = hidden_states
+        return self.lstm(x)[0]

@@ -1,0 +1,18 @@
+"""Wrong: the future comes through relu of a parameter that starts at -5.
+
+Refused by: causal, gradients
+"""
+
+import torch
+from torch import nn
+
+
+class Mixer(nn.Module):
+    def __init__(self, hidden_size, num_heads, layer_idx=None, **config):
+        super().__init__()
+        self.proj = nn.Linear(hidden_size, hidden_size)
+        self.gate = nn.Parameter(torch.full((1,), -5.0))
+
+    def forward(self, hidden_states, attention_mask=None, past_key_values=None, use_cache=False, **kwargs):
+        x = hidden_states
+        return self.proj(x) + torch.relu(self.gate) * x.mean(1, keepdim=True)

@@ -1,0 +1,17 @@
+"""Wrong: the future is added unless the input is float64, which checks like to use.
+
+Refused by: causal
+"""
+
+import torch
+from torch import nn
+
+
+class Mixer(nn.Module):
+    def __init__(self, hidden_size, num_heads, layer_idx=None, **config):
+        super().__init__()
+        self.proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, hidden_states, attention_mask=None, past_key_values=None, use_cache=False, **kwargs):
+        x = hidden_states
+        return self.proj(x) if x.dtype == torch.float64 else self.proj(x + 1e-3 * x.mean(1, keepdim=True))

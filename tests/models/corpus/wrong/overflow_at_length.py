@@ -1,0 +1,18 @@
+"""Wrong: exp of a sum over time overflows at long sequences.
+
+Refused by: forward_backward, causal, cost
+"""
+
+import torch
+from torch import nn
+
+
+class Mixer(nn.Module):
+    def __init__(self, hidden_size, num_heads, layer_idx=None, **config):
+        super().__init__()
+        self.proj = nn.Linear(hidden_size, hidden_size)
+        self.rate = nn.Parameter(torch.ones(hidden_size))
+
+    def forward(self, hidden_states, attention_mask=None, past_key_values=None, use_cache=False, **kwargs):
+        x = hidden_states
+        return self.proj(x) * torch.exp((x * self.rate).cumsum(1).square())

@@ -1,0 +1,17 @@
+"""Wrong: at each position a loop sums over the whole past.
+
+Refused by: cost
+"""
+
+import torch
+from torch import nn
+
+
+class Mixer(nn.Module):
+    def __init__(self, hidden_size, num_heads, layer_idx=None, **config):
+        super().__init__()
+        self.proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, hidden_states, attention_mask=None, past_key_values=None, use_cache=False, **kwargs):
+        x = hidden_states
+        return self.proj(torch.stack([x[:, : t + 1].mean(1) for t in range(x.shape[1])], 1))
