@@ -130,10 +130,8 @@ class Subject:
         with self.surroundings(conditions, seed, where):
             # not a leaf of the graph: neither is it inside a model
             given = inputs.clone().requires_grad_(conditions.records_gradients) * 1
-            if conditions.autocast:
-                output = _run_autocast(mixer, given)
-            else:
-                output = run_mixer(mixer, given, cu_seqlens)
+            run = _run_autocast if conditions.autocast else run_mixer
+            output = run(mixer, given, cu_seqlens)
             if not torch.equal(given.detach(), inputs):
                 raise ProgramError(f"changes its input in place ({where}); copy it first, or write x = x * 2")
             return output.detach()
@@ -205,7 +203,7 @@ class Subject:
         return ""
 
 
-def _run_autocast(mixer: nn.Module, given: Tensor) -> Tensor:
+def _run_autocast(mixer: nn.Module, given: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
     """The output, whose dtype is autocast's choice and not the program's."""
     output = mixer(given)
     return output[0] if isinstance(output, tuple) else output
