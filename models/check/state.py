@@ -1,6 +1,9 @@
 """The same seed gives the same output, and no call changes the next one's."""
 
+import operator
 import sys
+import types
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
@@ -78,8 +81,7 @@ def _after_other_calls(subject: Subject, inputs: Tensor, conditions: Conditions)
             output = run_mixer(mixer.train(), other.clone().requires_grad_() * 1)
             if not output.requires_grad:
                 raise ProgramError("the output carries no gradient; do not detach it")
-            output.square().sum().backward()
-        mixer.zero_grad()
+            output.square().sum().backward()  # the gradients stay: a program may read them too
         subject.run(other, evaluate, mixer.eval(), seed=5)
     return subject.run(inputs, conditions, mixer.train(conditions.train))
 
@@ -121,8 +123,22 @@ def _collect(found: dict[str, Any], prefix: str, held: Any, depth: int = 2) -> N
             found[f"{prefix}{name}"] = value.detach().clone()
         elif isinstance(value, bool | int | float | str):
             found[f"{prefix}{name}"] = value
+        elif isinstance(value, Iterator):
+            # what is left of an iterator, without taking from it
+            found[f"rest of {prefix}{name}"] = f"{value!r} {operator.length_hint(value, -1)}"
+        elif isinstance(value, types.FunctionType) and depth and value.__closure__:
+            cells = [_content(cell) for cell in value.__closure__]
+            held_by = dict(zip(value.__code__.co_freevars, cells, strict=True))
+            _collect(found, f"{prefix}{name}.", held_by, depth - 1)
         elif isinstance(value, list | tuple | set | dict) and not str(name).startswith("_"):
             found[f"len({prefix}{name})"] = len(value)
             if depth and not isinstance(value, set):
                 pairs = value if isinstance(value, dict) else dict(enumerate(value))
                 _collect(found, f"{prefix}{name}.", pairs, depth - 1)
+
+
+def _content(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not bound yet
+        return None

@@ -72,7 +72,6 @@ HONEST = {
     "gate at zero": program("return self.gate * self.proj(x.cumsum(1))", GATE),
     "padded FFT": program(FFT.format(size="2 * length"), DECAY),
     "dropout": program("return F.dropout(self.proj(x), 0.2, training=self.training)"),
-    "local attention": program(ATTENTION.format(hidden="(distance < 0) | (distance > 15)")),
     "float32 inside": program("return self.proj(x.float().cumsum(1).to(x.dtype))"),
 }
 
@@ -87,6 +86,11 @@ return self.proj(torch.cat(outputs, 1))
 FAULTY = {
     "mean over time": (program("return self.proj(x + x.mean(1, keepdim=True))"), "causal", "length axis"),
     "no mask": (program(ATTENTION.format(hidden="distance < -length")), "causal", "causal mask"),
+    "local attention by a whole matrix": (
+        program(ATTENTION.format(hidden="(distance < 0) | (distance > 15)")),
+        "cost",
+        "length by length",
+    ),
     "no mask in chunks": (program(CHUNKED), "causal", "inside chunks of 64"),
     "circular FFT": (program(FFT.format(size="length"), DECAY), "causal", "FFT"),
     "roll": (program("return self.proj(torch.roll(x, 1, 1))"), "causal", "torch.roll"),

@@ -1,6 +1,6 @@
 """Wrong: nn.InstanceNorm1d normalises each channel over time.
 
-Refused by: causal
+Refused by: forward_backward
 """
 
 from torch import nn

@@ -1,0 +1,18 @@
+"""Wrong: where the sum of the sequence is positive another path is taken.
+
+Refused by: causal, batch
+"""
+
+from torch import nn
+
+
+class Mixer(nn.Module):
+    def __init__(self, hidden_size, num_heads, layer_idx=None, **config):
+        super().__init__()
+        self.proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, hidden_states, attention_mask=None, past_key_values=None, use_cache=False, **kwargs):
+        x = hidden_states
+        if x.sum() > 0:
+            return self.proj(x)
+        return self.proj(-x)
