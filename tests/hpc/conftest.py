@@ -1,4 +1,4 @@
-"""A cluster for each test process that asks for one, and the results of an undisturbed campaign."""
+"""For each test process that asks for it: a cluster, a rank, the results of an undisturbed campaign."""
 
 import os
 from collections.abc import Iterator
@@ -8,6 +8,16 @@ import pytest
 from cluster import LONGER, Cluster
 
 from campaigns import numbers, run_to_the_end, write_campaign
+
+
+@pytest.fixture(scope="session")
+def one_rank() -> Iterator[None]:
+    """This process as the one rank of its trainings: DeepSpeed knows the first group of a process alone."""
+    from asiarch.hpc.training.process_group import process_group
+    from asiarch.hpc.training.ranks import Ranks
+
+    with process_group(Ranks(), threads=1):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """Document boundaries: found in the batch, handed to the mixer, and the loss is that of each document alone."""
 
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ from asiarch.hpc.config import TrainingConfig, load_config
 from asiarch.hpc.data import document_boundaries
 from asiarch.hpc.evaluation.held_out import held_out_loss
 from asiarch.hpc.training.checkpoints import CheckpointFolder
-from asiarch.hpc.training.process_group import process_group
 from asiarch.hpc.training.ranks import Ranks
 from asiarch.hpc.training.trainer import Trainer
 from asiarch.models.baselines import BASELINES, baseline_path
@@ -66,11 +64,10 @@ def test_the_loss_of_packed_documents_is_that_of_each_alone(program: str) -> Non
 
 
 @pytest.fixture(scope="module")
-def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainingConfig]:
+def training(one_rank: None, tmp_path_factory: pytest.TempPathFactory) -> TrainingConfig:
     path = tmp_path_factory.mktemp("config") / "c.yaml"
     path.write_text("name: c\npreset: demo\nseed: 0\ntraining: {log_every: 2}\n")
-    with process_group(Ranks(), threads=1):
-        yield load_config(path).training
+    return load_config(path).training
 
 
 class Steps:

@@ -70,7 +70,7 @@ def test_causes(error: Exception, cause: str) -> None:
 def test_only_what_a_second_try_can_mend_is_tried_again() -> None:
     of_the_machine = {"environment", "killed", "rank_lost", "no_progress", "bad_result", "storage"}
     of_slurm = {"interrupted", "preempted", "cancelled"}
-    of_a_node = {"node_failure", "gpu_error", "nccl_error", "import_error"}
+    of_a_node = {"node_failure", "gpu_error", "nccl_error", "import_error", "sandbox"}
     assert {cause for cause, policy in POLICIES.items() if policy == "resume"} == of_the_machine | of_slurm
     assert {cause for cause, policy in POLICIES.items() if policy == "elsewhere"} == of_a_node
     assert set(POLICIES) == set(get_args(Cause))

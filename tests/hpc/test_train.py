@@ -3,7 +3,7 @@
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,18 +18,16 @@ from asiarch.hpc.training import trainer as trainer_module
 from asiarch.hpc.training.checkpoints import CheckpointFolder
 from asiarch.hpc.training.learning_rate import cosine, schedule, warmup_stable_decay
 from asiarch.hpc.training.micro_batch import fitting_tokens, rows_that_fit
-from asiarch.hpc.training.process_group import process_group
 from asiarch.hpc.training.ranks import Ranks
 from asiarch.hpc.training.trainer import Curves, Trainer, accumulation
 from asiarch.models.errors import UserError
 
 
 @pytest.fixture(scope="module")
-def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainingConfig]:
+def training(one_rank: None, tmp_path_factory: pytest.TempPathFactory) -> TrainingConfig:
     path = tmp_path_factory.mktemp("config") / "c.yaml"
     path.write_text("name: c\npreset: demo\nseed: 0\ntraining: {log_every: 4, gradient_clipping: 0.5}\n")
-    with process_group(Ranks(), threads=1):
-        yield load_config(path).training
+    return load_config(path).training
 
 
 class Batches:

@@ -1,6 +1,6 @@
 """Wrong: the input is changed in place, under the feet of the residual stream.
 
-Refused by: forward_backward
+Refused by: causal
 """
 
 from torch import nn
