@@ -1,5 +1,6 @@
 """The local queue: never more than its slots, in order, and a killed holder frees its slot."""
 
+import json
 import os
 import subprocess
 import sys
@@ -102,7 +103,11 @@ def test_a_trial_trains_on_the_gpus_of_its_slot(tmp_path: Path, monkeypatch: pyt
             task.meeting.announce(1)
         return "finished"
 
+    def in_this_process(task: trial.TrialTask, request: dict[str, Any], handles: list[int]) -> int:
+        return trial.train_in_child(json.loads(json.dumps(request)), handles)
+
     monkeypatch.setattr(trial.TrialTask, "train", train)
+    monkeypatch.setattr(trial.TrialTask, "_spawn", in_this_process)
     monkeypatch.setattr(trial, "StopSignal", object)  # which would listen for the tests' signals too
     task = trial.TrialTask(str(tmp_path), 0, 0, 0, attempt="0", slots=2, warm=None)
     with local_slot(task.run.slots, 2, "a"):
