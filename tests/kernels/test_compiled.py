@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ BENCH = Path(__file__).parents[1] / "bench" / "compile_kernels.py"
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
 def test_a_selection_compiles_and_fits() -> None:
     """In a process of its own: in this one Triton may interpret. The bench compiles all of them."""
     options = ["--dims", "64", "--dtypes", "bf16", "--capabilities", "80", "--operators", "delta_rule"]

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ import torch
 CASES = Path(__file__).with_name("triton_cases.py")
 
 
-@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["not slow", "slow"])
 def test_the_kernels_equal_the_definitions(which: str) -> None:
