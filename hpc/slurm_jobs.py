@@ -132,15 +132,14 @@ class SlurmJobs:
                 raise SubmissionRefusedError(
                     "squeue does not answer, so what was submitted before is not known"
                 )
-        found = self._orphans.pop(name, [])
-        if not found:
-            return []
-        array = found[0].split("_")[0]
-        jobs = [array] if count == 1 else [f"{array}_{index}" for index in range(count)]
+        arrays = {job.split("_")[0] for job in self._orphans.pop(name, [])}
         folder = self._run.jobs(candidate, rung)
-        if all((folder / f"{job}_submitted.pkl").exists() for job in jobs):
-            return jobs
-        run_command(["scancel", array])
+        # the latest first: a head that died twice at the same submission leaves two jobs of one name
+        for array in sorted(arrays, key=int, reverse=True):
+            jobs = [array] if count == 1 else [f"{array}_{index}" for index in range(count)]
+            if all((folder / f"{job}_submitted.pkl").exists() for job in jobs):
+                return jobs
+            run_command(["scancel", array])
         return []
 
     def adopt(self, trial: TrialId, job: str) -> None:

@@ -133,7 +133,10 @@ class Subject:
             run = _run_autocast if conditions.autocast else run_mixer
             output = run(mixer, given, cu_seqlens)
             if not torch.equal(given.detach(), inputs):
-                raise ProgramError(f"changes its input in place ({where}); copy it first, or write x = x * 2")
+                raise ProgramError(
+                    f"changes its input in place ({where}). Usual causes: mul_, += or an assignment to a slice of "
+                    "the input; copy it first, or write x = x * 2"
+                )
             return output.detach()
 
     @contextmanager

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+import asiarch.hpc.slurm_jobs as slurm_jobs
 import asiarch.hpc.slurm_states as slurm_states
 from asiarch.hpc.config import load_config
+from asiarch.hpc.job_names import job_prefix
 from asiarch.hpc.layout import RunLayout
 from asiarch.hpc.slurm_jobs import ENDS, SlurmJobs, clean_environment, job_parameters
 from asiarch.hpc.slurm_states import ENDED, SlurmStates, jobs_by_name, run_command
@@ -188,6 +190,27 @@ def test_an_array_is_split_and_asks_for_the_share_that_may_run_at_a_time(
         assert "#SBATCH --exclude=n9\n" in script
         assert f"-0007-r1-t2{part}\n" in script
         assert f"asiarch-hpc candidate=7 rung=1 run={tmp_path / 'run'}" in script
+
+
+def test_of_the_jobs_that_dying_heads_left_the_latest_is_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(write_campaign(tmp_path), ["executor=slurm"])
+    run, cancelled = RunLayout(tmp_path / "run"), []
+    jobs = SlurmJobs(run, config)
+    name = f"{job_prefix(run, config)}0003-r1-t0"
+    # one head died before submitit named the pickles of job 9, the next before its journal had job 10
+    left = {name: ["9_0", "9_1", "10_0", "10_1"]}
+    monkeypatch.setattr(slurm_jobs, "jobs_by_name", lambda prefix: left)
+    monkeypatch.setattr(slurm_jobs, "run_command", lambda command: cancelled.append(command))
+    monkeypatch.setattr(jobs, "_max_array_size", 1000)
+    monkeypatch.setattr(jobs, "_submit", lambda *arguments: pytest.fail("submitted twice"))
+    folder = run.jobs(3, 1)
+    folder.mkdir(parents=True)
+    for seed in (0, 1):
+        (folder / f"10_{seed}_submitted.pkl").touch()
+    assert jobs.submit(3, 1, [0, 1], 0, []) == ["10_0", "10_1"]
+    assert not cancelled
 
 
 def test_a_node_that_failed_counts_and_is_avoided(tmp_path: Path) -> None:
