@@ -133,7 +133,7 @@ class Head:
         """Write down what the campaign has cost by Slurm's accounting, ever less often."""
         if self._config.executor != "slurm" or time.monotonic() < self._account_after:
             return
-        prefix = job_prefix(self._run, self._config)
+        prefix = job_prefix(self._run, self._config.name)
         usage = read_usage(prefix, self.state.head_jobs, self.state.started)
         if usage is not None and usage != self.state.usage:
             self._record("accounted", **asdict(usage))
@@ -270,7 +270,7 @@ class Head:
             parent=proposal.parent,
             edits=list(proposal.edits),
             fingerprint=stored.fingerprint,
-            saw=list(proposal.saw),
+            saw=len(proposal.saw),  # proposal.json has all of them
             baseline=action.candidate < len(self._config.baselines),
         )
 

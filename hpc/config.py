@@ -34,6 +34,7 @@ from asiarch.hpc.config_values import (
     absolute_each,
     number,
 )
+from asiarch.hpc.settings import trials_in_flight
 from asiarch.hpc.yaml_source import YamlSource
 from asiarch.models.errors import UserError
 
@@ -204,10 +205,7 @@ class SlurmConfig(Section):
     @property
     def trials_in_flight(self) -> int:
         """How many trials may wait or run at a time, by both limits."""
-        gpus = self.nodes * self.gpus_per_node
-        if self.max_gpus is None or gpus == 0:
-            return self.max_in_flight
-        return min(self.max_in_flight, self.max_gpus // gpus)
+        return trials_in_flight(self.max_in_flight, self.max_gpus, self.nodes * self.gpus_per_node)
 
 
 class WatchdogConfig(Section):

@@ -2,10 +2,9 @@
 
 import hashlib
 
-from asiarch.hpc.config import CampaignConfig
 from asiarch.hpc.layout import RunLayout
 
 
-def job_prefix(run: RunLayout, config: CampaignConfig) -> str:
+def job_prefix(run: RunLayout, campaign: str) -> str:
     """What the names of all trials' jobs of a campaign start with, and no other's."""
-    return f"{config.name}-{hashlib.sha256(str(run.root).encode()).hexdigest()[:6]}-"
+    return f"{campaign}-{hashlib.sha256(str(run.root).encode()).hexdigest()[:6]}-"

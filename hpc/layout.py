@@ -4,9 +4,12 @@ import os
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from asiarch.hpc.config import CampaignConfig
 from asiarch.models.errors import UserError
+
+if TYPE_CHECKING:  # what `status` imports stays light
+    from asiarch.hpc.config import CampaignConfig
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class RunLayout:
     def config(self) -> Path:
         return self.root / "campaign.yaml"
 
-    def dataset(self, config: CampaignConfig) -> Path:
+    def dataset(self, config: "CampaignConfig") -> Path:
         """The prepared data: the folder that the configuration names, else the campaign's own."""
         given = config.data.prepared
         return self.root / "data" if given is None else given

@@ -1,7 +1,7 @@
 """Make a candidate's program and store it in the campaign's folder, before the journal knows of it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ class ProposalStore:
             "grammar": GrammarProposer(policy),
             "random": RandomProposer(),
         }
-        self._stored: dict[int, StoredProposal] = {}
+        self._sources: dict[int, tuple[str, dict[str, Any]]] = {}  # program and spec
         self._finished: dict[int, KnownCandidate] = {}
 
     def make(self, number: int, known: tuple[int, ...], state: CampaignState) -> StoredProposal:
@@ -59,11 +59,14 @@ class ProposalStore:
 
     def load(self, number: int) -> StoredProposal:
         """The stored proposal of a candidate."""
-        if number not in self._stored:
-            record = json.loads(self._run.proposal(number).read_text())
-            program = self._run.program(number).read_text()
-            self._stored[number] = _from_json(record, program)
-        return self._stored[number]
+        return _from_json(read_proposal(self._run.proposal(number)), self._run.program(number).read_text())
+
+    def _source(self, number: int) -> tuple[str, dict[str, Any]]:
+        """The program and the spec; whole proposals would fill the memory with the ids that each of them saw."""
+        if number not in self._sources:
+            spec = read_proposal(self._run.proposal(number))["spec"]
+            self._sources[number] = self._run.program(number).read_text(), spec
+        return self._sources[number]
 
     def _baseline(self, number: int) -> Proposal | None:
         if number >= len(self._config.baselines):
@@ -93,7 +96,7 @@ class ProposalStore:
     def _view(self, candidate: Candidate, results_known: bool, state: CampaignState) -> KnownCandidate:
         if results_known and candidate.id in self._finished:
             return self._finished[candidate.id]
-        proposal = self.load(candidate.id).proposal
+        program, spec = self._source(candidate.id)
         fitness = loss = None
         seed_fitness: tuple[float, ...] = ()
         if results_known and candidate.status == "finished":
@@ -105,8 +108,8 @@ class ProposalStore:
         view = KnownCandidate(
             id=candidate.id,
             name=candidate.name,
-            program=proposal.program,
-            spec=proposal.spec,
+            program=program,
+            spec=spec,
             fitness=fitness,
             loss=loss,
             status=candidate.status if results_known else "proposed",
@@ -129,13 +132,30 @@ def draw_proposer(shares: Mapping[ProposerName, float], rng: np.random.Generator
 def read_proposal(path: Path) -> dict[str, Any]:
     """A candidate's proposal.json: name, motivation, parent, edits, proposer, spec, saw, fingerprint."""
     record: dict[str, Any] = json.loads(path.read_text())
-    return record
+    return record | {"saw": _ids(record["saw"])}
 
 
 def _to_json(stored: StoredProposal) -> dict[str, Any]:
     record = asdict(stored.proposal) | {"fingerprint": stored.fingerprint}
     del record["program"]  # it lies beside, in architecture.py
-    return record
+    return record | {"saw": _spans(stored.proposal.saw)}
+
+
+def _spans(ids: Sequence[int]) -> str:
+    """`0-37 39 41-120`: thousands of proposals each saw thousands of candidates."""
+    spans: list[tuple[int, int]] = []
+    for number in ids:
+        if spans and number == spans[-1][1] + 1:
+            spans[-1] = spans[-1][0], number
+        else:
+            spans.append((number, number))
+    return " ".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
+
+
+def _ids(spans: str) -> list[int]:
+    """The inverse of `_spans`."""
+    ends = (span.partition("-") for span in spans.split())
+    return [number for first, _, last in ends for number in range(int(first), int(last or first) + 1)]
 
 
 def _from_json(record: dict[str, Any], program: str) -> StoredProposal:

@@ -71,7 +71,7 @@ class SlurmJobs:
         self._config = config
         self._states = SlurmStates()
         self._jobs: dict[TrialId, str] = {}
-        self._prefix = job_prefix(run, config)
+        self._prefix = job_prefix(run, config.name)
         self._max_array_size: int | None = None
         self._orphans: dict[str, list[str]] | None = None  # looked for before the first submission
 

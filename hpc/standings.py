@@ -45,13 +45,17 @@ def write_standings(run: RunLayout, state: CampaignState) -> None:
     atomic_write_text(run.root / "yields.json", json.dumps(rows, indent=1) + "\n")
 
 
-def read_standings(run: RunLayout) -> Standings | None:
-    """As the head wrote them last, which are quicker to read than to make; None where there are none yet."""
+def read_standings(run: RunLayout, leaders: int | None = None) -> Standings | None:
+    """As the head wrote them last, which are quicker to read than to make; None where there are none yet.
+
+    Args:
+        leaders: how many rows of the ranking to read; all of them by default.
+    """
     try:
         found = json.loads((run.root / "ranking.json").read_bytes())
         rows = tuple(
             RankingRow(**row | {"tasks": {task: TaskResult(**part) for task, part in row["tasks"].items()}})
-            for row in found["rows"]
+            for row in found["rows"][:leaders]
         )
         names = [field.name for field in fields(ProposerYield)]
         tables = json.loads((run.root / "yields.json").read_bytes())

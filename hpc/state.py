@@ -80,6 +80,11 @@ class Candidate:
         return [trial.summary for trial in self.trials.values() if trial.summary is not None]
 
     @property
+    def refused_by(self) -> str:
+        """The check that refused it first, where one did."""
+        return self.reason.partition(":")[0]
+
+    @property
     def origin(self) -> str:
         """Who proposed it, and from which candidate."""
         return self.proposer if self.parent is None else f"{self.proposer} <- {self.parent:04d}"

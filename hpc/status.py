@@ -7,12 +7,12 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from asiarch.hpc.accounting import Usage
-from asiarch.hpc.config import CampaignConfig
 from asiarch.hpc.job_names import job_prefix
-from asiarch.hpc.journal import head_is_alive, read_journal
+from asiarch.hpc.journal import head_is_alive
 from asiarch.hpc.layout import RunLayout
 from asiarch.hpc.locks import is_locked
 from asiarch.hpc.progress import TrialProgress, read_progress
+from asiarch.hpc.settings import Settings, read_settings
 from asiarch.hpc.slurm_states import PendingJob, pending_jobs
 from asiarch.hpc.standings import current_ranking, current_yields, read_standings
 from asiarch.hpc.state import CampaignState, seconds_between
@@ -48,6 +48,7 @@ class Status:
         refused: how many programs the checker refused, by check.
         yields: what each proposer's candidates came to.
         submission_refused: sbatch's words where it takes no job now, else empty.
+        reference: the name of the candidate that all are compared with; empty before it is proposed.
         ranking: this and `yields` as the head wrote them last, or made now where it has not yet.
     """
 
@@ -76,6 +77,7 @@ class Status:
     refused: dict[str, int]
     yields: tuple[ProposerYield, ...]
     submission_refused: str
+    reference: str
     ranking: Ranking
 
     def to_json(self) -> dict[str, Any]:
@@ -90,28 +92,34 @@ class Status:
         return plain | {"running": running, "yields": yields, "ranking": self.ranking.to_json()}
 
 
-def read_status(layout: RunLayout, config: CampaignConfig) -> Status:
-    """The campaign's status now."""
-    events = read_journal(layout.root)
-    state = CampaignState.replay(events)
+def read_status(layout: RunLayout, state: CampaignState, leaders: int | None = None) -> Status:
+    """The campaign's status now.
+
+    Args:
+        state: by its journal.
+        leaders: how many rows of the ranking to read; all of them by default.
+
+    Raises:
+        UserError: its `campaign.yaml` cannot be read.
+    """
+    settings = read_settings(layout.config)
     alive = head_is_alive(layout.root)
     running = _running(layout, state)
     settled = sum(candidate.settled for candidate in state.candidates.values())
-    total = len(config.baselines) + config.budget.candidates
     elapsed = state.active_s + (_since(state.last_time) if alive and state.last_time else 0.0)
     seconds = [t.seconds for c in state.candidates.values() for t in c.trials.values() if t.seconds]
-    left = _left(elapsed, settled, total, state, config.budget.gpu_hours)
-    pending = _pending(layout, config, state)
-    ranking, yielded = read_standings(layout) or _standings(layout, state)
+    left = _left(elapsed, settled, state, settings)
+    pending = _pending(layout, settings, state)
+    ranking, yielded = read_standings(layout, leaders) or _standings(layout, state)
     starts = sorted(job.expected_start for job in pending if job.expected_start)
     return Status(
-        name=config.name,
+        name=settings.name,
         head="finished" if state.finished else "running" if alive else "stopped",
         head_detail=_head_detail(state, alive),
         elapsed_s=elapsed,
         left_s=left,
         ends=(datetime.now() + timedelta(seconds=left)).isoformat(" ", "minutes") if left else None,
-        total_candidates=total,
+        total_candidates=settings.candidates,
         proposed=len(state.candidates),
         candidates=dict(Counter(candidate.status for candidate in state.candidates.values())),
         trials=_trial_counts(state, running),
@@ -121,19 +129,20 @@ def read_status(layout: RunLayout, config: CampaignConfig) -> Status:
         evaluation_s=sum(s["evaluation"] for s in seconds),
         startup_s=sum(s["startup"] for s in seconds),
         gpu_hours=state.gpu_hours,
-        gpu_hours_allowed=config.budget.gpu_hours,
+        gpu_hours_allowed=settings.gpu_hours,
         usage=state.usage,
         pending=dict(Counter(job.reason for job in pending)),
         next_start=starts[0] if starts else "",
-        slots=config.local.slots if config.executor == "local" else config.slurm.trials_in_flight,
+        slots=settings.slots,
         failures=dict(
             Counter(
                 t.cause for c in state.candidates.values() for t in c.trials.values() if t.status == "failed"
             )
         ),
-        refused=dict(Counter(check for event in events for check in event.get("checks", ())[:1])),
+        refused=dict(Counter(c.refused_by for c in state.candidates.values() if c.status == "refused")),
         yields=yielded,
         submission_refused=state.submission_refused,
+        reference=state.candidates[0].name if state.candidates else "",
         ranking=ranking,
     )
 
@@ -143,10 +152,10 @@ def _standings(layout: RunLayout, state: CampaignState) -> tuple[Ranking, tuple[
     return ranking, current_yields(state, ranking)
 
 
-def _pending(layout: RunLayout, config: CampaignConfig, state: CampaignState) -> list[PendingJob]:
-    if config.executor == "local" or state.finished:
+def _pending(layout: RunLayout, settings: Settings, state: CampaignState) -> list[PendingJob]:
+    if settings.executor == "local" or state.finished:
         return []
-    return pending_jobs(job_prefix(layout, config))
+    return pending_jobs(job_prefix(layout, settings.name))
 
 
 def _head_detail(state: CampaignState, alive: bool) -> str:
@@ -179,17 +188,16 @@ def _trial_counts(state: CampaignState, running: tuple[RunningTrial, ...]) -> di
     }
 
 
-def _left(
-    elapsed: float, settled: int, total: int, state: CampaignState, gpu_hours_allowed: float | None
-) -> float | None:
+def _left(elapsed: float, settled: int, state: CampaignState, settings: Settings) -> float | None:
     """Until all candidates are done or the GPU-hours are used, whichever comes first."""
     if state.finished:
         return 0.0
     if settled == 0:
         return None
+    total = len(state.candidates) if state.proposing_ended else settings.candidates
     left = elapsed / settled * (total - settled)
-    if gpu_hours_allowed is not None and state.gpu_hours > 0:
-        left = min(left, max(0.0, elapsed * (gpu_hours_allowed / state.gpu_hours - 1)))
+    if settings.gpu_hours is not None and state.gpu_hours > 0:
+        left = min(left, max(0.0, elapsed * (settings.gpu_hours / state.gpu_hours - 1)))
     return left
 
 

@@ -110,7 +110,7 @@ def _print_more(failures: Sequence[Failure], word: str) -> None:
 def _print_refused(layout: RunLayout, refused: Sequence[Candidate]) -> None:
     checks: dict[str, list[Candidate]] = defaultdict(list)
     for candidate in refused:
-        checks[candidate.reason.partition(":")[0]].append(candidate)
+        checks[candidate.refused_by].append(candidate)
     click.echo(f"{len(refused)} refused by the checker")
     for check, candidates in sorted(checks.items(), key=lambda item: -len(item[1])):
         first = candidates[0]

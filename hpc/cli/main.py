@@ -1,5 +1,6 @@
 """The command `asiarch-hpc`. Each command's module is imported when it is asked for: `status` stays quick."""
 
+import gc
 import sys
 from importlib import import_module
 
@@ -52,3 +53,5 @@ def main() -> None:
 
     Start with `asiarch-hpc init`, then `asiarch-hpc run CONFIG`; `status`, `ranking`, `show` and `logs` only read.
     """
+    # a replayed journal is 10^6 objects that stay: looking through them for cycles would take as long as making them
+    gc.set_threshold(200_000, 20, 100)

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from rich.console import Console
+
+if TYPE_CHECKING:  # most commands print no tables
+    from rich.console import Console
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -25,7 +27,9 @@ def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")(command)
 
 
-def console() -> Console:
+def console() -> "Console":
     """Where tables go: full width in a pipe, so that no cell is cut."""
+    from rich.console import Console
+
     output = Console(highlight=False)
     return output if output.is_terminal else Console(highlight=False, width=240)

@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -13,8 +14,9 @@ from rich.text import Text
 
 from asiarch.hpc.cli.options import console, json_option, run_option
 from asiarch.hpc.cli.ranking import ranking_table
-from asiarch.hpc.config import load_frozen
+from asiarch.hpc.journal import JournalTail, read_journal
 from asiarch.hpc.layout import RunLayout, find_run
+from asiarch.hpc.state import CampaignState
 from asiarch.hpc.status import RunningTrial, Status, read_status
 from asiarch.results.yields import ProposerYield
 
@@ -29,37 +31,36 @@ WATCH_S = 2.0
 def status(run_dir: Path | None, as_json: bool, watch: bool) -> None:
     """Show how a campaign stands. Only reads; works while the head is down."""
     layout = find_run(run_dir)
-    config = load_frozen(layout.config)
-    if as_json:
-        click.echo(json.dumps(read_status(layout, config).to_json(), indent=1))
-    elif watch:
-        _watch(layout)
-    else:
-        console().print(render(read_status(layout, config), layout))
-
-
-def _watch(layout: RunLayout) -> None:
-    config = load_frozen(layout.config)
-    output = console()
-    current = read_status(layout, config)
-    try:
-        if not output.is_terminal:
-            _watch_plain(output, layout)
-            return
-        with Live(render(current, layout), console=output, auto_refresh=False) as live:
-            while current.head != "finished":
-                time.sleep(WATCH_S)
-                current = read_status(layout, config)
-                live.update(render(current, layout), refresh=True)
-    except KeyboardInterrupt:
+    if watch:
+        with suppress(KeyboardInterrupt):
+            _watch(layout, console())
         return
+    state = CampaignState.replay(read_journal(layout.root))
+    if as_json:
+        click.echo(json.dumps(read_status(layout, state).to_json(), indent=1))
+    else:
+        console().print(render(read_status(layout, state, LEADERS), layout))
 
 
-def _watch_plain(output: Console, layout: RunLayout) -> None:
-    config = load_frozen(layout.config)
+def _watch(layout: RunLayout, output: Console) -> None:
+    moments = _moments(layout)
+    if not output.is_terminal:
+        for current in moments:
+            output.print(render(current, layout))
+        return
+    with Live(render(next(moments), layout), console=output, auto_refresh=False) as live:
+        for current in moments:
+            live.update(render(current, layout), refresh=True)
+
+
+def _moments(layout: RunLayout) -> Iterator[Status]:
+    """The status every few seconds, until the campaign is finished."""
+    journal, state = JournalTail(layout.root), CampaignState()
     while True:
-        current = read_status(layout, config)
-        output.print(render(current, layout))
+        for event in journal.read():
+            state.apply(event)
+        current = read_status(layout, state, LEADERS)
+        yield current
         if current.head == "finished":
             return
         time.sleep(WATCH_S)
@@ -71,8 +72,7 @@ def render(current: Status, layout: RunLayout) -> RenderableType:
     lines += [*_pending_lines(current), *_gpu_lines(current)]
     lines += [_running_line(trial) for trial in current.running]
     if current.ranking.rows:
-        reference = next(r.name for r in current.ranking.rows if r.candidate == current.ranking.reference)
-        lines += [Text(), _leaders(current, reference)]
+        lines += [Text(), _leaders(current)]
         lines.append(
             Text(f"* beyond noise, corrected over {current.ranking.family_size} candidates", style="dim")
         )
@@ -151,8 +151,8 @@ def _running_line(trial: RunningTrial) -> Text:
     )
 
 
-def _leaders(current: Status, reference: str) -> Table:
-    return ranking_table(current.ranking.rows[:LEADERS], reference, console().width)
+def _leaders(current: Status) -> Table:
+    return ranking_table(current.ranking.rows[:LEADERS], current.reference, console().width)
 
 
 def yields_table(yields: Sequence[ProposerYield]) -> Table:

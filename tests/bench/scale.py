@@ -310,7 +310,7 @@ def make_folder(folder: Path, candidates: int) -> RunLayout:
                 parent=None if baseline else 0,
                 edits=[] if baseline else ["swap_decay"],
                 fingerprint=f"{number:064d}",
-                saw=[],
+                saw=number,
                 baseline=baseline,
             )
             write("accepted", candidate=number, seconds=CHECK_S)

@@ -198,7 +198,7 @@ def test_of_the_jobs_that_dying_heads_left_the_latest_is_taken_over(
     config = load_config(write_campaign(tmp_path), ["executor=slurm"])
     run, cancelled = RunLayout(tmp_path / "run"), []
     jobs = SlurmJobs(run, config)
-    name = f"{job_prefix(run, config)}0003-r1-t0"
+    name = f"{job_prefix(run, config.name)}0003-r1-t0"
     # one head died before submitit named the pickles of job 9, the next before its journal had job 10
     left = {name: ["9_0", "9_1", "10_0", "10_1"]}
     monkeypatch.setattr(slurm_jobs, "jobs_by_name", lambda prefix: left)
