@@ -1,0 +1,76 @@
+"""The repair of a program that was refused by the check, or that failed in training."""
+
+from dataclasses import dataclass
+
+from asiarch.agents.llm.drafts import Findings
+from asiarch.agents.llm.model import Call
+from asiarch.agents.llm.prompts import Prompts
+from asiarch.agents.llm.roles.answers import Answer, Blocks, Code, Sentence
+from asiarch.agents.llm.roles.parts import Part, contract, fit, room_for
+from asiarch.agents.llm.roles.planner import FORMS, answer_tokens
+from asiarch.agents.llm.settings import RoleSettings
+from asiarch.agents.llm.text import clean, fence, one_line
+
+ROLE = "repair"
+TEMPERATURE = 0.3
+
+
+class RepairAnswer(Answer):
+    """The cause before the cure."""
+
+    cause: Sentence
+    change: Sentence
+
+
+class WholeRepair(RepairAnswer):
+    """A repair with the whole program."""
+
+    program: Code
+
+
+class BlockRepair(RepairAnswer):
+    """A repair with what to replace."""
+
+    blocks: Blocks
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A program with what is wrong with it. `answer` is what was to become a program, where that failed."""
+
+    program: str  # as it is: blocks apply to it
+    findings: Findings
+    motivation: str = ""
+    answer: str = ""
+
+
+def call(
+    number: int, turn: str, broken: Broken, prompts: Prompts, settings: RoleSettings
+) -> Call[RepairAnswer]:
+    """The question. Raises LlmError (truncated) when the program does not fit beside an answer."""
+    answer = answer_tokens(broken.program, settings)
+    fixed = {
+        "contract": contract(prompts, settings.context // 5),
+        "form": FORMS[settings.edits],
+        "program": fence(broken.program, "program"),
+    }
+    motivation = (fence(one_line(broken.motivation, 600), "motivation"),) if broken.motivation else ()
+    parts = [
+        Part("findings", _texts(broken.findings), cuttable=True),
+        Part(
+            "answer",
+            (fence(broken.answer, "answer"),) if broken.answer else (),
+            "The answer that failed:",
+            True,
+        ),
+        Part("motivation", motivation, "What the program tries:"),
+    ]
+    room = room_for(settings.context, answer, prompts, ROLE, fixed, [part.name for part in parts])
+    system, user = prompts.fill(ROLE, {**fixed, **fit(parts, room)})
+    form = WholeRepair if settings.edits == "whole" else BlockRepair
+    seed = settings.call_seed(ROLE, number, turn)
+    return Call(ROLE, number, turn, system, user, form, seed, TEMPERATURE, answer)
+
+
+def _texts(findings: Findings) -> tuple[str, ...]:
+    return tuple(fence(clean(refusal.message), f"finding {refusal.name}") for refusal in findings.refusals)
