@@ -52,10 +52,14 @@ class ProposalStore:
             return self.load(number)
         proposal = self._baseline(number) or self._ask(number, known, state)
         stored = StoredProposal(proposal, fingerprint(proposal.program))
-        # the program first: a proposal.json means that both are there
-        atomic_write_text(self._run.program(number), proposal.program)
-        atomic_write_text(self._run.proposal(number), json.dumps(_to_json(stored), indent=1) + "\n")
+        self.keep(number, stored)
         return stored
+
+    def keep(self, number: int, stored: StoredProposal) -> None:
+        """Write a proposal to the candidate's folder."""
+        # the program first: a proposal.json means that both are there
+        atomic_write_text(self._run.program(number), stored.proposal.program)
+        atomic_write_text(self._run.proposal(number), json.dumps(_to_json(stored), indent=1) + "\n")
 
     def load(self, number: int) -> StoredProposal:
         """The stored proposal of a candidate."""
@@ -90,7 +94,8 @@ class ProposalStore:
         baselines = range(len(self._config.baselines))
         candidates = [state.candidates[n] for n in sorted({*baselines, *known})]
         seen = {candidate.fingerprint for candidate in state.candidates.values()}
-        views = [self._view(candidate, candidate.id in known, state) for candidate in candidates]
+        with_results = frozenset(known)
+        views = [self._view(candidate, candidate.id in with_results, state) for candidate in candidates]
         return proposer.propose(views, rng, seen)
 
     def _view(self, candidate: Candidate, results_known: bool, state: CampaignState) -> KnownCandidate:

@@ -23,6 +23,8 @@ COMMANDS = {
     "export": "export",
     "data": "data",
 }
+# a replayed journal is 10^6 objects that stay: looking through them for cycles would take as long as making them
+COLLECT_AFTER = (200_000, 20, 100)
 
 
 class _Commands(click.Group):
@@ -53,5 +55,4 @@ def main() -> None:
 
     Start with `asiarch-hpc init`, then `asiarch-hpc run CONFIG`; `status`, `ranking`, `show` and `logs` only read.
     """
-    # a replayed journal is 10^6 objects that stay: looking through them for cycles would take as long as making them
-    gc.set_threshold(200_000, 20, 100)
+    gc.set_threshold(*COLLECT_AFTER)

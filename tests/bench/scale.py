@@ -1,16 +1,16 @@
-"""How a head, `status` and `logs` bear thousands of trials: a campaign on a made-up Slurm whose trials take no work.
+"""How a head bears thousands of trials: a whole campaign on a made-up Slurm, whose trials take no work.
 
     python tests/bench/scale.py [--candidates 1773] [--slots 48] [--minutes 10] [--mode free_running]
-    python tests/bench/scale.py --folder --candidates 3334     # commands and a resumed head on 10,000 trials
 
-Real: the head's loop, its journal, the grammar's proposals, results files, ranking, the commands. Made up: squeue and
-sacct (0.1 s a call), trials (their length is log-normal around `--minutes`, sigma 0.2), the checks (5 s each). Time
-is the head's own CPU time, and jumps where it sleeps or waits for Slurm, so the head's slowness costs slots as on a
-cluster, whatever else this machine does.
+Real: the head's loop, its journal, the grammar's proposals, results files, ranking. Made up: squeue and sacct (0.1 s a
+call), trials (their length is log-normal around `--minutes`, sigma 0.2), the checks (5 s each), fsync. Time is the
+head's own CPU time, and jumps where it sleeps or waits for Slurm, so the head's slowness costs slots as on a cluster,
+whatever else this machine does.
 Figures and their goals: RESULTS.md.
 """
 
 import argparse
+import gc
 import heapq
 import itertools
 import json
@@ -18,13 +18,11 @@ import os
 import random
 import resource
 import shutil
-import subprocess
-import sys
 import sysconfig
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,14 +32,12 @@ import numpy as np
 from rich.console import Console
 
 from asiarch.hpc import campaign, collection, slurm_jobs, slurm_states
+from asiarch.hpc.cli.main import COLLECT_AFTER
 from asiarch.hpc.config import CampaignConfig, freeze, load_config
 from asiarch.hpc.data import prepare
 from asiarch.hpc.head_log import HeadLog
 from asiarch.hpc.journal import Journal
 from asiarch.hpc.layout import RunLayout
-from asiarch.hpc.proposals import ProposalStore
-from asiarch.hpc.standings import write_standings
-from asiarch.hpc.state import CampaignState
 from asiarch.results.record import FINISHED, LossCurve, TrainCurve, TrialRecord
 from asiarch.results.schema import write_trial
 from asiarch.results.trial import TaskResult, TrialKey
@@ -180,6 +176,16 @@ class MadeUpSlurm:
         return "".join(f"{job}|{word}|None|n1\n" for job, word in self.words.items())
 
 
+@contextmanager
+def no_fsync() -> Any:
+    """Do not wait for the disk: what is written is thrown away."""
+    real, os.fsync = os.fsync, lambda _: None
+    try:
+        yield
+    finally:
+        os.fsync = real
+
+
 def campaign_folder(folder: Path, candidates: int, slots: int, mode: str) -> tuple[CampaignConfig, RunLayout]:
     """The folder of a campaign that has not begun, and its configuration."""
     path = folder / "scale.yaml"
@@ -226,7 +232,7 @@ def simulate(folder: Path, candidates: int, slots: int, minutes: float, mode: st
     campaign.run_check = check  # type: ignore[assignment]
     cpu = time.process_time()
     wall = time.perf_counter()
-    with Journal(run.root) as journal, Path(os.devnull).open("w") as nowhere:
+    with no_fsync(), Journal(run.root) as journal, Path(os.devnull).open("w") as nowhere:
         journal.append(
             "campaign_started", name="scale", seeds=[0, 1, 2], rungs=1, config_hash="", code_version=""
         )
@@ -255,142 +261,6 @@ def simulate(folder: Path, candidates: int, slots: int, minutes: float, mode: st
     }
 
 
-FOLDER_RUN = """
-import resource, sys, time
-from pathlib import Path
-from asiarch.hpc.campaign import Head
-from asiarch.hpc.config import load_frozen
-from asiarch.hpc.head_log import HeadLog
-from asiarch.hpc.journal import Journal, has_events
-from asiarch.hpc.layout import RunLayout
-from asiarch.hpc.proposals import ProposalStore
-from asiarch.hpc.standings import write_standings
-from asiarch.hpc.state import CampaignState
-run = RunLayout(Path(sys.argv[1]))
-config = load_frozen(run.config)
-assert has_events(run.root)
-with Journal(run.root) as journal:
-    head = Head(run, config, journal, HeadLog(1))
-    head._record("head_started", pid=1, host="n1", slurm_job="")
-    head._step()
-    began_to_work = time.time()
-    for _ in range(20):  # a new candidate among them
-        head._step()
-    head._write_ranking()
-print(began_to_work - float(sys.argv[2]), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-"""
-
-
-def make_folder(folder: Path, candidates: int) -> RunLayout:
-    """A campaign's folder with three trials a candidate, made at once: journal, programs, proposals, rankings.
-
-    One candidate in 20 has failed, in four ways; the last 16 candidates are under way.
-    """
-    config, run = campaign_folder(folder, candidates + 1000, 48, "free_running")
-    store = ProposalStore(run, config)
-    state = CampaignState()
-    with Journal(run.root) as journal, no_fsync():
-
-        def write(event: str, **fields: Any) -> None:
-            state.apply(journal.append(event, **fields))
-
-        names = {"seeds": [0, 1, 2], "rungs": 1, "config_hash": "", "code_version": ""}
-        write("campaign_started", name="scale", **names)
-        write("head_started", pid=1, host="n1", slurm_job="1")
-        for number in range(candidates):
-            baseline = number < len(config.baselines)
-            stored = store.make(min(number, len(config.baselines) - 1), (), state)
-            if not baseline:
-                shutil.copytree(run.candidate(0), run.candidate(number), dirs_exist_ok=True)
-            write(
-                "proposed",
-                candidate=number,
-                name=f"{stored.proposal.name}_{number}",
-                proposer="baseline" if baseline else "grammar",
-                parent=None if baseline else 0,
-                edits=[] if baseline else ["swap_decay"],
-                fingerprint=f"{number:064d}",
-                saw=number,
-                baseline=baseline,
-            )
-            write("accepted", candidate=number, seconds=CHECK_S)
-            jobs = [f"{number + 2}_{seed}" for seed in range(3)]
-            write("submitted", candidate=number, rung=0, seeds=[0, 1, 2], jobs=jobs)
-            for seed in range(3):
-                if number < candidates - 16 or baseline:
-                    _end_trial(run, TrialKey(number, 0, seed), jobs[seed], write)
-    write_standings(run, state)
-    return run
-
-
-def _end_trial(run: RunLayout, key: TrialKey, job: str, write: Callable[..., None]) -> None:
-    trial = {"candidate": key.candidate, "rung": key.rung, "seed": key.seed}
-    write("trial_started", **trial, host="gpu-017", pid=12345)
-    leave_logs(run, key, job)
-    if key.candidate % 20 == 7:
-        cause = ("out_of_memory", "candidate_code", "diverged", "time_limit")[key.candidate // 20 % 4]
-        write("trial_failed", **trial, cause=cause, detail=f"RuntimeError: size {key.candidate} is wrong")
-        return
-    record = finished_trial(key, loss_of(key))
-    seconds = {"elapsed": 600.0, "startup": 10.0, "training": 570.0, "evaluation": 20.0, "gpu_hours": 1 / 6}
-    write("trial_finished", **trial, summary=record.summary().to_json(), seconds=seconds)
-
-
-def leave_logs(run: RunLayout, key: TrialKey, job: str) -> None:
-    """What submitit leaves of a job."""
-    folder = run.jobs(key.candidate, key.rung)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{job}_0_log.out").write_text("2026-11-24 training step=10/100 loss=4.0\n" * 100)
-    (folder / f"{job}_0_log.err").write_text("RuntimeError: size is wrong\n")
-    (folder / f"{job.split('_')[0]}_submission.sh").write_text("#!/bin/bash\n")
-
-
-@contextmanager
-def no_fsync() -> Any:
-    """Make the folder quickly: it is thrown away."""
-    real, os.fsync = os.fsync, lambda _: None
-    try:
-        yield
-    finally:
-        os.fsync = real
-
-
-def command_times(run: Path) -> dict[str, float]:
-    """Seconds of commands on a campaign's folder, the best of three, start-up of Python included."""
-    found = {}
-    program = str(Path(sys.executable).with_name("asiarch-hpc"))
-    for name, arguments in (
-        ("python alone", None),
-        ("status", ["status"]),
-        ("status --json", ["status", "--json"]),
-        ("logs --failed", ["logs", "--failed"]),
-        ("ranking", ["ranking"]),
-    ):
-        best, cpu = float("inf"), float("inf")
-        for _ in range(3):
-            before, began = os.times(), time.perf_counter()
-            words = (
-                [sys.executable, "-c", ""] if arguments is None else [program, *arguments, "--run", str(run)]
-            )
-            subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
-            after = os.times()
-            best = min(best, time.perf_counter() - began)
-            cpu = min(
-                cpu,
-                after.children_user + after.children_system - before.children_user - before.children_system,
-            )
-        found[f"{name} s"], found[f"{name} cpu s"] = best, cpu
-    done = subprocess.run(
-        [sys.executable, "-c", FOLDER_RUN, str(run), str(time.time())],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ | {"PATH": "/usr/bin"},  # no Slurm
-    )
-    resume, memory = map(float, done.stdout.split()[-2:])
-    return found | {"resume s": resume, "memory of the head MB": memory}
-
-
 def main() -> None:
     """Print the figures as JSON."""
     parser = argparse.ArgumentParser(
@@ -400,15 +270,11 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=48)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--mode", default="free_running", choices=["free_running", "deterministic"])
-    parser.add_argument("--folder", action="store_true", help="Time the commands on a folder made at once.")
     given = parser.parse_args()
+    gc.set_threshold(*COLLECT_AFTER)
     folder = Path(tempfile.mkdtemp(prefix="asiarch-scale-"))
     try:
-        if given.folder:
-            run = make_folder(folder, given.candidates)
-            figures = {"trials": 3 * given.candidates} | command_times(run.root)
-        else:
-            figures = simulate(folder, given.candidates, given.slots, given.minutes, given.mode)
+        figures = simulate(folder, given.candidates, given.slots, given.minutes, given.mode)
         print(json.dumps(figures, indent=1))
     finally:
         shutil.rmtree(folder)
