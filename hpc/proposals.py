@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -141,9 +141,9 @@ def read_proposal(path: Path) -> dict[str, Any]:
 
 
 def _to_json(stored: StoredProposal) -> dict[str, Any]:
-    record = asdict(stored.proposal) | {"fingerprint": stored.fingerprint}
+    record = vars(stored.proposal) | {"saw": _spans(stored.proposal.saw), "fingerprint": stored.fingerprint}
     del record["program"]  # it lies beside, in architecture.py
-    return record | {"saw": _spans(stored.proposal.saw)}
+    return record
 
 
 def _spans(ids: Sequence[int]) -> str:

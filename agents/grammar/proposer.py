@@ -1,7 +1,7 @@
 """The proposer without an LLM: draws a parent, edits its program, and refuses what was proposed before."""
 
 from collections.abc import Container, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
@@ -27,6 +27,8 @@ class GrammarProposer:
 
     policy: ParentPolicy
     name: str = "grammar"
+    # by id, with the spec that it was read from: thousands are known, and reading them takes most of a proposal's time
+    _read: dict[int, tuple[object, MixerProgram]] = field(default_factory=dict, repr=False, compare=False)
 
     def propose(
         self, known: Sequence[KnownCandidate], rng: np.random.Generator, seen: Container[str]
@@ -37,7 +39,7 @@ class GrammarProposer:
         duplicate.
         """
         own = [candidate for candidate in known if is_spec(candidate.spec)]
-        programs = {candidate.id: from_spec(candidate.spec) for candidate in own}
+        programs = {candidate.id: self._program(candidate) for candidate in own}
         taken = set(programs.values())
         for attempt in range(_ATTEMPTS):
             parent = self.policy.parent(own, rng)
@@ -63,6 +65,11 @@ class GrammarProposer:
                 saw=tuple(candidate.id for candidate in own if candidate.has_result),
             )
         raise NothingNew(f"{_ATTEMPTS} edited programs in a row had all been proposed before")
+
+    def _program(self, candidate: KnownCandidate) -> MixerProgram:
+        if candidate.id not in self._read or self._read[candidate.id][0] is not candidate.spec:
+            self._read[candidate.id] = candidate.spec, from_spec(candidate.spec)
+        return self._read[candidate.id][1]
 
 
 def _edited(
