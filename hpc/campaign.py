@@ -51,6 +51,7 @@ from asiarch.models.errors import UserError
 
 ACCOUNT_EVERY_S = (10.0, 600.0)  # at first, and at longest
 POLL_S = {"local": 0.2, "slurm": 1.0}
+REFUSALS_IN_VAIN = 10  # in a row, after which a head that nothing runs for leaves
 REFUSED_WAIT_S = 10.0  # until a submission that was refused is tried again, ever longer
 LONGEST_WAIT_S = 600.0
 STOP_PATIENCE_S = 30.0
@@ -81,7 +82,7 @@ class Head:
         )
         for key, trial in self.state.under_way.items():
             self._jobs.adopt(key, trial.job)
-        self._refusals = 0
+        self._refusals: list[SubmissionRefusedError] = []  # in a row
         self._submit_after = 0.0
         self._stop_reason = ""
         self._account_after, self._account_every_s = 0.0, ACCOUNT_EVERY_S[0]
@@ -230,19 +231,33 @@ class Head:
         try:
             jobs = self._hand_in(action)
         except SubmissionRefusedError as error:
-            if error.for_good and not any(c.submissions for c in self.state.candidates.values()):
-                raise UserError(
-                    f"Slurm refuses what the section slurm asks for: {error}; mend it and give the same command again"
-                ) from None
-            wait_s = min(LONGEST_WAIT_S, REFUSED_WAIT_S * 2**self._refusals)
-            self._refusals += 1
-            self._submit_after = time.monotonic() + wait_s
-            self._log.refused_submission(candidate, str(error), wait_s)
-            if self.state.submission_refused != str(error):
-                self._record("submission_refused", candidate=candidate, rung=rung, reason=str(error))
+            self._refused(action, error)
             return
-        self._refusals = 0
+        self._refusals.clear()
         self._record("submitted", candidate=candidate, rung=rung, seeds=list(seeds), jobs=jobs)
+
+    def _refused(self, action: Submit, error: SubmissionRefusedError) -> None:
+        """Try again, ever less often.
+
+        Raises:
+            UserError: that is in vain.
+        """
+        wait_s = min(LONGEST_WAIT_S, REFUSED_WAIT_S * 2 ** len(self._refusals))
+        self._refusals.append(error)
+        for_good = sum(refusal.for_good for refusal in self._refusals)
+        # where sbatch has taken jobs before, it is asked twice
+        in_vain = for_good > any(c.submissions for c in self.state.candidates.values())
+        unknown = len(self._refusals) >= REFUSALS_IN_VAIN and not error.passing and not self.state.under_way
+        if in_vain or unknown:
+            raise UserError(
+                f"Slurm refuses what the section slurm asks for: {error}; mend it and give the same command again"
+            )
+        self._submit_after = time.monotonic() + wait_s
+        self._log.refused_submission(action.candidate, str(error), wait_s)
+        if self.state.submission_refused != str(error):
+            self._record(
+                "submission_refused", candidate=action.candidate, rung=action.rung, reason=str(error)
+            )
 
     def _hand_in(self, action: Submit) -> list[str]:
         """Submit, away from nodes that failed twice; anywhere where they leave too few."""

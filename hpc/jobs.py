@@ -23,11 +23,15 @@ class End:
 
 
 class SubmissionRefusedError(Exception):
-    """The job was not taken now; it may be later. `for_good`: not unless the request or the site changes."""
+    """The job was not taken now.
 
-    def __init__(self, reason: str, for_good: bool = False) -> None:
+    for_good: nor will it be, unless the request or the site changes. passing: what stands in its way goes by itself.
+    With neither nobody knows.
+    """
+
+    def __init__(self, reason: str, for_good: bool = False, passing: bool = False) -> None:
         super().__init__(reason)
-        self.for_good = for_good
+        self.for_good, self.passing = for_good, passing
 
 
 class Jobs(Protocol):

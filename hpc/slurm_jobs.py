@@ -45,6 +45,12 @@ REFUSED_FOR_GOOD: Final = re.compile(
     r"|unrecognized option|not permitted to use this partition",
     re.IGNORECASE,
 )
+# for a queue that is full of the user's jobs, and for a controller that is away or busy
+REFUSED_FOR_NOW: Final = re.compile(
+    r"SubmitJobs?(Per(User|Account))?Limit|timed out|temporarily|slurm controller|backup controller"
+    r"|connection failure|connection refused|is not connected|bytes were transmitted",
+    re.IGNORECASE,
+)
 
 # caches on the node's own disk: compilers lock and rename in them, which shared disks do badly
 CACHES: Final = 'export ASIARCH_CACHE="${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/asiarch-$USER-$SLURM_JOB_ID"'
@@ -97,7 +103,7 @@ class SlurmJobs:
             settings = run_command(["scontrol", "show", "config"]) or ""
             found = re.search(r"^MaxArraySize\s*=\s*(\d+)", settings, re.MULTILINE)
             if found is None:
-                raise SubmissionRefusedError("scontrol does not say how long an array may be")
+                raise SubmissionRefusedError("scontrol does not say how long an array may be", passing=True)
             self._max_array_size = max(1, int(found[1]))
         return self._max_array_size
 
@@ -121,7 +127,8 @@ class SlurmJobs:
             # a controller that answered too late may have taken the job all the same: look again before the next try
             self._orphans = None
             reason = " ".join(str(error).split())
-            raise SubmissionRefusedError(reason[-300:], REFUSED_FOR_GOOD.search(reason) is not None) from None
+            for_good, passing = (bool(p.search(reason)) for p in (REFUSED_FOR_GOOD, REFUSED_FOR_NOW))
+            raise SubmissionRefusedError(reason[-300:], for_good, passing) from None
         return [job.job_id for job in jobs]
 
     def _orphan(self, name: str, candidate: int, rung: int, count: int) -> list[str]:
@@ -130,7 +137,7 @@ class SlurmJobs:
             self._orphans = jobs_by_name(self._prefix)
             if self._orphans is None:
                 raise SubmissionRefusedError(
-                    "squeue does not answer, so what was submitted before is not known"
+                    "squeue does not answer, so what was submitted before is not known", passing=True
                 )
         arrays = {job.split("_")[0] for job in self._orphans.pop(name, [])}
         folder = self._run.jobs(candidate, rung)

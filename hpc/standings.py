@@ -3,6 +3,8 @@
 import json
 from dataclasses import fields
 
+import orjson
+
 from asiarch.hpc.layout import RunLayout
 from asiarch.hpc.state import CampaignState
 from asiarch.results.files import atomic_write_text
@@ -52,13 +54,13 @@ def read_standings(run: RunLayout, leaders: int | None = None) -> Standings | No
         leaders: how many rows of the ranking to read; all of them by default.
     """
     try:
-        found = json.loads((run.root / "ranking.json").read_bytes())
+        found = orjson.loads((run.root / "ranking.json").read_bytes())
         rows = tuple(
             RankingRow(**row | {"tasks": {task: TaskResult(**part) for task, part in row["tasks"].items()}})
             for row in found["rows"][:leaders]
         )
         names = [field.name for field in fields(ProposerYield)]
-        tables = json.loads((run.root / "yields.json").read_bytes())
+        tables = orjson.loads((run.root / "yields.json").read_bytes())
         yielded = tuple(ProposerYield(**{name: row[name] for name in names}) for row in tables)
         return Ranking(**found | {"rows": rows, "seeds": tuple(found["seeds"])}), yielded
     except (OSError, ValueError, KeyError, TypeError):

@@ -116,11 +116,8 @@ def _compute_line(current: Status) -> Text:
 def _pending_lines(current: Status) -> list[Text]:
     lines = []
     if current.submission_refused:
-        lines.append(
-            Text(
-                f"sbatch       refuses, and is asked ever less often: {current.submission_refused}", "yellow"
-            )
-        )
+        word = "refuses, and is asked ever less often" if current.head == "running" else "refused"
+        lines.append(Text(f"sbatch       {word}: {current.submission_refused}", "yellow"))
     if not current.pending:
         return lines
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(current.pending.items()))

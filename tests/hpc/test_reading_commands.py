@@ -159,7 +159,7 @@ def test_status_of_jobs_that_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (
         "pending      2 Priority, 1 Resources; Slurm expects the first to start at 2026-01-01T14:00" in screen
     )
-    assert "sbatch       refuses, and is asked ever less often: Job violates accounting policy" in screen
+    assert "sbatch       refused: Job violates accounting policy" in screen
 
 
 def test_failures_are_grouped_by_cause_and_by_words(tmp_path: Path) -> None:
