@@ -5,17 +5,21 @@ model's answers; the seed of each call comes from (campaign's seed, candidate, r
 """
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from asiarch.agents.cognition import Card
-from asiarch.agents.llm.drafts import Check, Draft, Findings, Repaired
-from asiarch.agents.llm.model import Model
+from asiarch.agents.cognition import Card, Retriever
+from asiarch.agents.llm.drafting import Desk, draw_cards, plan_new, repair_until_accepted
+from asiarch.agents.llm.drafts import Attempt, Check, Draft, DraftFailed, Findings, Repaired
+from asiarch.agents.llm.model import LlmError, Model
 from asiarch.agents.llm.prompts import Prompts
+from asiarch.agents.llm.roles import analyst, judge, summariser
 from asiarch.agents.llm.roles.analyst import Analysis
-from asiarch.agents.llm.roles.judge import Anchor, Calibration, Judgement
+from asiarch.agents.llm.roles.judge import Anchor, Calibration, JudgeAnswer, Judgement
 from asiarch.agents.llm.roles.measured import Comparison
+from asiarch.agents.llm.roles.planner import Shown
+from asiarch.agents.llm.roles.repair import Broken
 from asiarch.agents.llm.roles.summariser import Member, Summary
 from asiarch.agents.llm.settings import RoleSettings
 from asiarch.agents.proposer import KnownCandidate
@@ -34,9 +38,9 @@ class Researcher:
     """The LLM in its roles. `cards` may be empty: plans are then made without the cognition base."""
 
     def __init__(self, model: Model, prompts: Prompts, cards: Sequence[Card], settings: RoleSettings) -> None:
-        self.model = model
-        self.prompts = prompts
-        self.settings = settings
+        self.desk = Desk(model, prompts, settings)
+        self.cards = tuple(cards)
+        self._retriever = Retriever(self.cards) if cards else None
 
     def draft(
         self,
@@ -59,11 +63,44 @@ class Researcher:
             seen: fingerprints (asiarch.agents.novelty) of every program that was proposed before.
             check: runs the checks in the sandbox.
 
+        Returns:
+            a draft; the program of one that is refused may be no Python.
+
         Raises:
-            DraftFailed (an LlmError): the LLM gave no plan, or is unavailable, whatever it gave before.
+            DraftFailed (an LlmError): the LLM gave no plan, or nothing that a program could be made of, or is
+                unavailable, whatever it gave before.
             OnlyDuplicates (a NothingNew): every plan was a duplicate.
         """
-        raise NotImplementedError
+        references = [one for one in references if one.id != parent.id]
+        shown = Shown(
+            parent=parent,
+            references=references,
+            analyses=context.analyses,
+            motivations=context.motivations,
+            lessons=context.lessons,
+            cards=self._cards_for(parent, context, rng),
+        )
+        plan, first, broken, verdict, duplicates = plan_new(number, shown, known, seen, self.desk)
+        findings = first.findings if not first.findings.accepted else check(first.program)
+        first = replace(first, findings=findings)
+        attempts, program, outcome, ended = (*duplicates, first), first.program, "accepted", ""
+        if not findings.accepted:
+            repaired = self._repaired(number, replace(broken, findings=findings), seen, check, 0, attempts)
+            attempts += repaired.attempts
+            program, outcome, ended = repaired.program, repaired.outcome, repaired.ended
+        if not program:
+            raise DraftFailed(LlmError("invalid", f"no program came out: {ended}"), attempts)
+        return Draft(
+            program=program,
+            plan=plan,
+            parent=parent.id,
+            saw=tuple(sorted({parent.id, *(one.id for one in references), *verdict.beside})),
+            shown_cards=tuple(card.id for card in shown.cards),
+            novelty=verdict.reason,
+            attempts=attempts,
+            outcome="accepted" if outcome == "accepted" else "refused",
+            ended=ended,
+        )
 
     def repair(
         self,
@@ -83,31 +120,102 @@ class Researcher:
             turn_offset: how many repairs this candidate has had (Draft.repairs).
 
         Raises:
-            DraftFailed: the LLM is unavailable, or gave no valid answer to the first repair.
+            DraftFailed: the LLM is unavailable.
         """
-        raise NotImplementedError
+        return self._repaired(number, Broken(program, findings, motivation), seen, check, turn_offset, ())
 
     def analyse(
         self,
         number: int,
-        parent_program: str | None,
         program: str,
+        parent_program: str | None,
         motivation: str,
         hypothesis: str,
         results: Comparison,
         turn: str = "0",
     ) -> Analysis:
-        """What the change did. Raises LlmError."""
-        raise NotImplementedError
+        """What candidate `number`'s change did. Raises LlmError."""
+        return analyst.result(
+            self.desk.model.ask(
+                analyst.call(
+                    number,
+                    turn,
+                    program,
+                    parent_program,
+                    motivation,
+                    hypothesis,
+                    results,
+                    self.desk.prompts,
+                    self.desk.settings,
+                )
+            )
+        )
 
     def calibrate(self, anchors: Sequence[Anchor]) -> Calibration:
-        """How the judge scores programs whose scores are given. Raises LlmError when the LLM is unavailable."""
-        raise NotImplementedError
+        """How the judge scores programs whose scores are given, DeltaNet 5 and Gated DeltaNet 10; its calls have the
+        anchors' ids. A calibration without a slope says why. Raises LlmError when the LLM is unavailable."""
+        answers = []
+        for turn in range(self.desk.settings.calibrations):
+            for anchor in anchors:
+                both = self._both_orders(anchor.id, f"calibration-{turn}", anchor.program, anchors)
+                if isinstance(both, LlmError):
+                    reason = f"no answer about {anchor.name} ({both.outcome}: {both})"
+                    return Calibration(tuple(anchors), (), None, 0.0, None, reason)
+                answers.append((anchor, *both))
+        return judge.calibrate(anchors, answers)
 
     def judge(self, number: int, program: str, calibration: Calibration, turn: str = "0") -> Judgement:
         """A score from 1 to 10, or None and why not. Raises LlmError when the LLM is unavailable."""
-        raise NotImplementedError
+        if calibration.slope is None:
+            return Judgement(None, None, calibration.reason)
+        both = self._both_orders(number, turn, program, calibration.anchors)
+        if isinstance(both, LlmError):
+            return Judgement(None, None, f"the LLM gave no answer ({both.outcome}: {both})")
+        return judge.result(*both, calibration)
 
     def summarise(self, founder: int, members: Sequence[Member], turn: str) -> Summary:
         """What a family has taught; `founder` is its first candidate's id. Raises LlmError."""
-        raise NotImplementedError
+        return summariser.result(
+            self.desk.model.ask(
+                summariser.call(founder, turn, members, self.desk.prompts, self.desk.settings)
+            )
+        )
+
+    def _repaired(
+        self,
+        number: int,
+        broken: Broken,
+        seen: Container[str],
+        check: Check,
+        turn_offset: int,
+        before: tuple[Attempt, ...],
+    ) -> Repaired:
+        try:
+            return repair_until_accepted(number, broken, seen, check, turn_offset, self.desk)
+        except DraftFailed as error:
+            raise DraftFailed(error, (*before, *error.attempts)) from error
+
+    def _both_orders(
+        self, number: int, turn: str, program: str, anchors: Sequence[Anchor]
+    ) -> tuple[JudgeAnswer, JudgeAnswer] | LlmError:
+        try:
+            first, last = (
+                self.desk.model.ask(
+                    judge.call(number, turn, order, program, anchors, self.desk.prompts, self.desk.settings)
+                )
+                for order in judge.ORDERS
+            )
+        except LlmError as error:
+            if error.outcome == "unavailable":
+                raise
+            return error
+        return first, last
+
+    def _cards_for(
+        self, parent: KnownCandidate, context: Context, rng: np.random.Generator
+    ) -> tuple[Card, ...]:
+        """Cards for what the parent lacks; for one that was not analysed, for what it is."""
+        analysis = context.analyses.get(parent.id)
+        words = parent.name.replace("_", " ")
+        lacking = analysis.lacking if analysis else f"{words} {context.motivations.get(parent.id, '')}"
+        return draw_cards(self._retriever, self.cards, lacking, self.desk.settings.cards, rng)

@@ -26,6 +26,7 @@ TEMPERATURE = 0.3
 LOWEST, HIGHEST = 1.0, 10.0
 _ROUNDING = 0.25  # of a raw score, the mean of four whole numbers
 Order = Literal["first", "last"]  # where the candidate stands beside the anchors
+ORDERS: tuple[Order, Order] = ("first", "last")
 Points = Annotated[int, Field(ge=1, le=10)]
 
 

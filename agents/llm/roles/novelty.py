@@ -35,11 +35,12 @@ class NoveltyAnswer(Answer):
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a plan is new, the candidate that it repeats where one is named, and why."""
+    """Whether a plan is new, the candidate that it repeats where one is named, why, and what it was held beside."""
 
     new: bool
     of: int | None
     reason: str
+    beside: tuple[int, ...] = ()
 
 
 def print_of(program: str) -> str | None:
@@ -103,7 +104,7 @@ def call(
 def result(answer: NoveltyAnswer, near: Sequence[KnownCandidate]) -> Verdict:
     """The verdict. One that names a candidate that was not shown names none."""
     marks = {f"c{one.id}": one.id for one in near}
-    return Verdict(answer.verdict == "new", marks.get(answer.of), answer.reason)
+    return Verdict(answer.verdict == "new", marks.get(answer.of), answer.reason, tuple(marks.values()))
 
 
 @lru_cache(maxsize=4096)

@@ -1,7 +1,7 @@
 """The planner: from a parent, its results, others' lessons and published techniques to a new program."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from pydantic import Field
@@ -57,11 +57,15 @@ class Shown:
 
     parent: KnownCandidate
     references: Sequence[KnownCandidate]
-    analyses: dict[int, Analysis]
-    motivations: dict[int, str]
+    analyses: Mapping[int, Analysis]
+    motivations: Mapping[int, str]
     lessons: str
     cards: Sequence[Card]
     problem: str = ""
+
+    def again(self, problem: str) -> "Shown":
+        """The same, with what was wrong with the last plan."""
+        return replace(self, problem=problem)
 
 
 def call(
