@@ -57,7 +57,7 @@ def plan_new(
             answer = desk.model.ask(call)
         except LlmError as error:
             raise DraftFailed(error, tuple(duplicates)) from error
-        plan = planner.result(answer, shown)
+        plan = planner.result(answer, shown, call.user)
         program, text, findings = written(answer, base)
         try:
             verdict = _verdict(number, str(turn), program, plan, shown, known, seen, desk)

@@ -64,6 +64,8 @@ class Plan:
     change: str
     used_cards: tuple[str, ...] = ()
     used_candidates: tuple[int, ...] = ()
+    shown_cards: tuple[str, ...] = ()
+    shown_candidates: tuple[int, ...] = ()  # the parent among them
 
     @property
     def origins(self) -> tuple[Origin, ...]:
@@ -80,7 +82,6 @@ class Draft:
     plan: Plan
     parent: int
     saw: tuple[int, ...]  # the candidates whose results or programs were shown or compared with
-    shown_cards: tuple[str, ...]
     novelty: str  # the judge's words; why there are none
     attempts: tuple[Attempt, ...]  # the last one made `program`
     outcome: Literal["accepted", "refused"]

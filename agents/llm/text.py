@@ -13,12 +13,15 @@ import os
 import re
 import socket
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-_CHARACTERS_A_TOKEN = 3.0  # of ASCII; programs have some 3.3 with the tokenizers of current models
+# what a byte-pair encoder hardly ever joins; SmolLM2's makes 0.85 to 1.0 of the estimate of programs, prose and logs
+_RUN = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]|\n *|[ \t]{2,}|[^\sA-Za-z0-9]")
+_LETTERS_A_TOKEN = 5.5
+_JOINED = 0.95
 _SHORTEST_SECRET = 4
 _SHORTEST_VALUE = 12  # of an environment variable that is not called a secret
 _SECRET_NAME = re.compile(r"key|token|secret|pass|credential|auth|cookie", re.IGNORECASE)
@@ -51,9 +54,14 @@ _PATH = re.compile(
 
 
 def tokens(text: str) -> int:
-    """An estimate, on the high side, of how many tokens a text is: three ASCII characters each, a byte of others."""
-    plain = sum(character < "\x80" for character in text)
-    return math.ceil(plain / _CHARACTERS_A_TOKEN) + len(text.encode("utf-8", "replace")) - plain
+    """An estimate, rather on the high side, of how many tokens a text is, without the model's tokenizer at hand."""
+    runs = 0
+    for run in _RUN.findall(text):
+        if run.isascii():
+            runs += math.ceil(len(run) / _LETTERS_A_TOKEN) if run.isalpha() else 1
+        else:
+            runs += len(run.encode("utf-8", "replace"))  # at worst a token a byte
+    return math.ceil(_JOINED * runs)
 
 
 def printable(text: str) -> str:
@@ -117,11 +125,16 @@ def cut(text: str, budget: int, keep: Literal["end", "both"] = "both") -> str:
     if tokens(text) <= budget:
         return text
     note = "\n[{} characters left out]\n"
-    room = budget - tokens(note.format(len(text)))
+    room = budget - tokens(note.format(len(text))) - 2  # of the seams
     if room <= 0:
         return ""
-    head = _longest(text, room // 3 if keep == "both" else 0)
-    tail = _longest(text[::-1], room - tokens(head))[::-1]
+    head = text[
+        : _most(len(text), lambda count: tokens(text[:count]) <= (room // 3 if keep == "both" else 0))
+    ]
+    rest = room - tokens(head)
+    tail = text[
+        len(text) - _most(len(text) - len(head), lambda count: tokens(text[len(text) - count :]) <= rest) :
+    ]
     return f"{head}{note.format(len(text) - len(head) - len(tail))}{tail}".lstrip("\n")
 
 
@@ -131,10 +144,10 @@ def one_line(text: str, longest: int = 300) -> str:
     return line if len(line) <= longest else f"{line[: longest - 3]}..."
 
 
-def _longest(text: str, budget: int) -> str:
-    """The longest beginning of at most `budget` tokens."""
-    low, high = 0, len(text)
+def _most(limit: int, fits: Callable[[int], bool]) -> int:
+    """The largest number up to `limit` that fits; 0 always does, and what is less than one that fits."""
+    low, high = 0, limit
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if tokens(text[:middle]) <= budget else (low, middle - 1)
-    return text[:low]
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low

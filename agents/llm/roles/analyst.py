@@ -7,11 +7,12 @@ from asiarch.agents.llm.model import Call
 from asiarch.agents.llm.prompts import Prompts
 from asiarch.agents.llm.roles.answers import Answer, Paragraph, Sentence
 from asiarch.agents.llm.roles.measured import Comparison
-from asiarch.agents.llm.roles.parts import Part, fit, room_for
+from asiarch.agents.llm.roles.parts import Part, filled
 from asiarch.agents.llm.settings import RoleSettings
 from asiarch.agents.llm.text import clean, fence, one_line
 
 ROLE = "analyst"
+LEAST = 256  # tokens of an answer
 TEMPERATURE = 0.3
 Held = Literal["yes", "no", "unclear"]
 
@@ -58,7 +59,6 @@ def call(
 
     Raises LlmError (truncated) when not even the results fit.
     """
-    answer = min(settings.text_tokens, settings.context // 3)
     fixed = {
         "motivation": fence(one_line(motivation, 600), "motivation"),
         "hypothesis": fence(one_line(hypothesis), "hypothesis"),
@@ -75,8 +75,7 @@ def call(
         ),
         Part("parent", (fence(parent_program, "parent"),) if parent_program else (), "Its parent's program:"),
     ]
-    room = room_for(settings.context, answer, prompts, ROLE, fixed, [part.name for part in parts])
-    system, user = prompts.fill(ROLE, {**fixed, **fit(parts, room)})
+    system, user, answer = filled(ROLE, fixed, parts, prompts, settings.context, LEAST, settings.text_tokens)
     seed = settings.call_seed(ROLE, number, turn)
     return Call(ROLE, number, turn, system, user, AnalystAnswer, seed, TEMPERATURE, answer)
 

@@ -1,8 +1,11 @@
 """Parts of the roles' answers, as their JSON schemas bound them in decoding."""
 
+from functools import partial
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+from asiarch.agents.llm.text import one_line
 
 
 class Answer(BaseModel):
@@ -11,15 +14,16 @@ class Answer(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-# Patterns bound a text in decoding; a maxLength alone lets control characters through. Quotes and backslashes are
-# left out, so that a pattern means the same to a backend that reads it as of the JSON text and to one that does not.
-_PLAIN = r'[^"\\\x00-\x1f\x7f]'
+# In decoding a pattern keeps control characters out, and quotes and backslashes, so that it means the same to a
+# backend that reads it as of the JSON text and to one that does not. It sets no length: xgrammar 0.2.8 takes 8 to 28 s
+# to compile a repetition of 128, and fails above that. What a text may be long is cut off; max_tokens bounds the rest.
+_PLAIN = StringConstraints(pattern=r'^[^"\\\x00-\x1f\x7f]+$')
+Sentence = Annotated[str, _PLAIN, AfterValidator(partial(one_line, longest=300))]
+Paragraph = Annotated[str, _PLAIN, AfterValidator(partial(one_line, longest=800))]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{2,47}$")]
 Mark = Annotated[
     str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,59}$")
 ]  # of a card, or c12 of a candidate
-Sentence = Annotated[str, StringConstraints(pattern=rf"^{_PLAIN}{{1,300}}$")]
-Paragraph = Annotated[str, StringConstraints(pattern=rf"^{_PLAIN}{{1,800}}$")]
 # code has every character; what bounds it in decoding is the call's max_tokens
 Code = Annotated[str, Field(min_length=1)]
 MOST_CODE = 60_000  # characters

@@ -17,11 +17,12 @@ from asiarch.agents.llm.model import Call
 from asiarch.agents.llm.programs import anonymous
 from asiarch.agents.llm.prompts import Prompts
 from asiarch.agents.llm.roles.answers import Answer, Paragraph
-from asiarch.agents.llm.roles.parts import room_for
+from asiarch.agents.llm.roles.parts import filled
 from asiarch.agents.llm.settings import RoleSettings
 from asiarch.agents.llm.text import fence
 
 ROLE = "judge"
+LEAST = 256  # tokens of an answer
 TEMPERATURE = 0.3
 LOWEST, HIGHEST = 1.0, 10.0
 _ROUNDING = 0.25  # of a raw score, the mean of four whole numbers
@@ -102,7 +103,6 @@ def call(
     settings: RoleSettings,
 ) -> Call[JudgeAnswer]:
     """The question, with turn `turn-first` or `turn-last`. Raises LlmError (truncated) when the programs do not fit."""
-    answer = min(settings.text_tokens, settings.context // 4)
     candidate = f"The program to judge:\n{fence(anonymous(program), 'program')}"
     shown = "\n\n".join(
         f"A program of score {anchor.score:g}:\n{fence(anonymous(anchor.program), 'anchor')}"
@@ -110,8 +110,7 @@ def call(
     )
     programs = (candidate, shown) if order == "first" else (shown, candidate)
     values = {"programs": "\n\n".join(programs)}
-    room_for(settings.context, answer, prompts, ROLE, values, ())
-    system, user = prompts.fill(ROLE, values)
+    system, user, answer = filled(ROLE, values, (), prompts, settings.context, LEAST, settings.text_tokens)
     turn = f"{turn}-{order}"
     seed = settings.call_seed(ROLE, number, turn)
     return Call(ROLE, number, turn, system, user, JudgeAnswer, seed, TEMPERATURE, answer)

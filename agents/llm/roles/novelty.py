@@ -15,13 +15,14 @@ from asiarch.agents.llm.model import Call
 from asiarch.agents.llm.programs import compact
 from asiarch.agents.llm.prompts import Prompts
 from asiarch.agents.llm.roles.answers import Answer, Sentence
-from asiarch.agents.llm.roles.parts import Part, fit, room_for
+from asiarch.agents.llm.roles.parts import Part, filled
 from asiarch.agents.llm.settings import RoleSettings
 from asiarch.agents.llm.text import fence, one_line
 from asiarch.agents.novelty import fingerprint
 from asiarch.agents.proposer import KnownCandidate
 
 ROLE = "novelty"
+LEAST = 256  # tokens of an answer
 TEMPERATURE = 0.0
 
 
@@ -87,7 +88,6 @@ def call(
     settings: RoleSettings,
 ) -> Call[NoveltyAnswer]:
     """The question. In a small context the programs go first, the least near before the others."""
-    answer = min(settings.text_tokens, settings.context // 4)
     fixed = {"plan": fence(f"{one_line(plan.motivation, 600)}\nChange: {plan.change}", "plan")}
     motives = [fence(one_line(motivations.get(one.id, "") or one.name, 400), f"c{one.id}") for one in near]
     parts = [
@@ -95,8 +95,7 @@ def call(
         Part("program", (fence(compact(program), "program"),), "The new program:"),
         Part("programs", tuple(fence(compact(one.program), f"c{one.id}") for one in near), "Their programs:"),
     ]
-    room = room_for(settings.context, answer, prompts, ROLE, fixed, [part.name for part in parts])
-    system, user = prompts.fill(ROLE, {**fixed, **fit(parts, room)})
+    system, user, answer = filled(ROLE, fixed, parts, prompts, settings.context, LEAST, settings.text_tokens)
     seed = settings.call_seed(ROLE, number, turn)
     return Call(ROLE, number, turn, system, user, NoveltyAnswer, seed, TEMPERATURE, answer)
 

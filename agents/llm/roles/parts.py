@@ -40,21 +40,31 @@ def fit(parts: Sequence[Part], budget: int) -> dict[str, str]:
     return texts
 
 
-def room_for(
-    context: int, answer: int, prompts: Prompts, name: str, fixed: dict[str, str], optional: Sequence[str]
-) -> int:
-    """How many tokens are left for the optional parts once the answer and all that must be there have theirs.
+def filled(
+    name: str,
+    fixed: dict[str, str],
+    parts: Sequence[Part],
+    prompts: Prompts,
+    context: int,
+    least: int,
+    most: int,
+) -> tuple[str, str, int]:
+    """What the system says, what the user says, and how many tokens the answer may have.
 
-    Raises LlmError (truncated) when there are fewer than none.
+    The answer gets `least` tokens, then up to a third of the context before the optional parts get any, and at last
+    what they leave, `most` at the most. Raises LlmError (truncated) when what must be there leaves less than `least`.
     """
-    system, user = prompts.fill(name, {**fixed, **dict.fromkeys(optional, "")})
-    left = context - answer - _MARGIN - tokens(system) - tokens(user)
-    if left < 0:
+    system, user = prompts.fill(name, {**fixed, **{part.name: "" for part in parts}})
+    left = context - _MARGIN - tokens(system) - tokens(user)
+    if left < least:
         raise LlmError(
             "truncated",
-            f"the {name}'s prompt is {-left} tokens too long for the context of {context}, {answer} the answer's",
+            f"the {name}'s prompt leaves {max(0, left)} tokens of the context of {context} for an answer that "
+            f"needs {least}; serve the model with a longer context",
         )
-    return left
+    wished = min(left, max(least, min(most, context // 3)))
+    system, user = prompts.fill(name, {**fixed, **fit(parts, left - wished)})
+    return system, user, min(most, context - _MARGIN - tokens(system) - tokens(user))
 
 
 def contract(prompts: Prompts, budget: int) -> str:

@@ -13,13 +13,13 @@ from asiarch.agents.llm.programs import compact
 from asiarch.agents.llm.prompts import Prompts
 from asiarch.agents.llm.roles.analyst import Analysis
 from asiarch.agents.llm.roles.answers import Answer, Blocks, Code, Mark, Name, Paragraph, Sentence
-from asiarch.agents.llm.roles.parts import Part, contract, fit, room_for
+from asiarch.agents.llm.roles.parts import Part, contract, filled
 from asiarch.agents.llm.settings import RoleSettings
 from asiarch.agents.llm.text import fence, one_line, tokens
 from asiarch.agents.proposer import KnownCandidate
 
 ROLE = "planner"
-_WORDS = 350  # tokens of an answer beside its program
+_WORDS = 250  # tokens of an answer beside its program
 FORMS = {
     "whole": "Give the whole new file as `program`.",
     "blocks": (
@@ -90,17 +90,19 @@ def call(
         "problem": shown.problem,
     }
     parts = _parts(shown)
-    room = room_for(settings.context, answer, prompts, ROLE, fixed, [part.name for part in parts])
-    system, user = prompts.fill(ROLE, {**fixed, **fit(parts, room)})
+    system, user, answer = filled(
+        ROLE, fixed, parts, prompts, settings.context, answer, settings.program_tokens
+    )
     form = WholePlan if settings.edits == "whole" else BlockPlan
     seed = settings.call_seed(ROLE, number, turn)
     return Call(ROLE, number, turn, system, user, form, seed, settings.temperature, answer), program
 
 
-def result(answer: PlannerAnswer, shown: Shown) -> Plan:
-    """The plan that an answer holds. Of what it says it used, what it was not shown is left out."""
-    cards = {card.id for card in shown.cards}
-    candidates = {f"c{one.id}": one.id for one in (shown.parent, *shown.references)}
+def result(answer: PlannerAnswer, shown: Shown, user: str) -> Plan:
+    """The plan that an answer holds. Of what it says it used, what is not in the prompt `user` is left out."""
+    cards = tuple(card.id for card in shown.cards if f"[{card.id}] " in user)
+    around = {f"c{one.id}": one.id for one in (shown.parent, *shown.references)}
+    candidates = {mark: number for mark, number in around.items() if f"<<{mark} " in user}
     used = list(dict.fromkeys(answer.used))
     return Plan(
         name=answer.name,
@@ -109,13 +111,15 @@ def result(answer: PlannerAnswer, shown: Shown) -> Plan:
         change=answer.change,
         used_cards=tuple(mark for mark in used if mark in cards),
         used_candidates=tuple(candidates[mark] for mark in used if mark in candidates),
+        shown_cards=cards,
+        shown_candidates=tuple(candidates.values()),
     )
 
 
 def answer_tokens(program: str, settings: RoleSettings) -> int:
-    """Room for an answer: for the program and a fifth more, or a part of it in blocks, and for the words."""
-    needed = tokens(program) * 6 // 5 if settings.edits == "whole" else tokens(program) * 2 // 5
-    return min(settings.program_tokens, max(needed + _WORDS, settings.context // 3))
+    """The least room for an answer: the program and a fifth more, or a quarter of it in blocks, and the words."""
+    code = tokens(program) * 6 // 5 if settings.edits == "whole" else tokens(program) // 4
+    return min(settings.program_tokens, code + _WORDS)
 
 
 def _parts(shown: Shown) -> list[Part]:

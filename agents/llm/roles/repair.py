@@ -6,7 +6,7 @@ from asiarch.agents.llm.drafts import Findings
 from asiarch.agents.llm.model import Call
 from asiarch.agents.llm.prompts import Prompts
 from asiarch.agents.llm.roles.answers import Answer, Blocks, Code, Sentence
-from asiarch.agents.llm.roles.parts import Part, contract, fit, room_for
+from asiarch.agents.llm.roles.parts import Part, contract, filled
 from asiarch.agents.llm.roles.planner import FORMS, answer_tokens
 from asiarch.agents.llm.settings import RoleSettings
 from asiarch.agents.llm.text import clean, fence, one_line
@@ -48,7 +48,6 @@ def call(
     number: int, turn: str, broken: Broken, prompts: Prompts, settings: RoleSettings
 ) -> Call[RepairAnswer]:
     """The question. Raises LlmError (truncated) when the program does not fit beside an answer."""
-    answer = answer_tokens(broken.program, settings)
     fixed = {
         "contract": contract(prompts, settings.context // 5),
         "form": FORMS[settings.edits],
@@ -65,8 +64,10 @@ def call(
         ),
         Part("motivation", motivation, "What the program tries:"),
     ]
-    room = room_for(settings.context, answer, prompts, ROLE, fixed, [part.name for part in parts])
-    system, user = prompts.fill(ROLE, {**fixed, **fit(parts, room)})
+    least = answer_tokens(broken.program, settings)
+    system, user, answer = filled(
+        ROLE, fixed, parts, prompts, settings.context, least, settings.program_tokens
+    )
     form = WholeRepair if settings.edits == "whole" else BlockRepair
     seed = settings.call_seed(ROLE, number, turn)
     return Call(ROLE, number, turn, system, user, form, seed, TEMPERATURE, answer)

@@ -9,11 +9,12 @@ from pydantic import Field
 from asiarch.agents.llm.model import Call
 from asiarch.agents.llm.prompts import Prompts
 from asiarch.agents.llm.roles.answers import Answer, Paragraph, Sentence
-from asiarch.agents.llm.roles.parts import Part, fit, room_for
+from asiarch.agents.llm.roles.parts import Part, filled
 from asiarch.agents.llm.settings import RoleSettings
 from asiarch.agents.llm.text import fence, one_line
 
 ROLE = "summariser"
+LEAST = 256  # tokens of an answer
 TEMPERATURE = 0.1
 
 
@@ -65,13 +66,11 @@ def call(
 ) -> Call[SummariserAnswer]:
     """The question about the family that candidate `founder` began; in a small context its oldest go first.
 
-    Raises LlmError (truncated) when no member fits.
+    Raises LlmError (truncated) when an answer does not fit.
     """
-    answer = min(settings.text_tokens, settings.context // 3)
-    room = room_for(settings.context, answer, prompts, ROLE, {}, ["members"])
     lines = [fence(member.text(), f"c{member.id}") for member in members[::-1]]
-    texts = fit([Part("members", tuple(lines))], room)
-    system, user = prompts.fill(ROLE, texts)
+    parts = [Part("members", tuple(lines))]
+    system, user, answer = filled(ROLE, {}, parts, prompts, settings.context, LEAST, settings.text_tokens)
     seed = settings.call_seed(ROLE, founder, turn)
     return Call(ROLE, founder, turn, system, user, SummariserAnswer, seed, TEMPERATURE, answer)
 
