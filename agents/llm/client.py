@@ -1,0 +1,238 @@
+"""Asks vLLM over its OpenAI interface: answers in their schema, repeats what a restart of the server interrupted.
+
+What xgrammar 0.2.8, which enforces the schema, was measured to do: a string with `pattern`, `minLength` or `maxLength`
+takes no escape, so no newline, quote or backslash; the lengths let raw control characters in; counts above 128 cost
+some 40 ms a token. A plain string takes every escape. So lengths are checked after decoding, where `max_tokens`
+bounds the answer, and a pattern is for short words alone.
+"""
+
+import re
+import threading
+import time
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import openai
+from pydantic import BaseModel, ValidationError
+
+from asiarch.agents.llm.endpoint import Address, Endpoint
+from asiarch.agents.llm.model import Answer, Call, LlmError, Outcome
+from asiarch.agents.llm.transcript import Asked, Text, Transcript, prompt_hash
+
+ANOTHER_SEED: Final = 1_000_003  # added for the retry
+DEATHS: Final = 3  # of the server under one request, which is then taken for the cause
+TRIES: Final = 9  # to reach a server: with the pauses below, one and a half minutes
+LONGEST_REPETITION: Final = 128
+_REPETITION: Final = re.compile(r"\{(\d+)?(?:,(\d+)?)?\}")
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What the LLM said in one attempt, and what that is worth."""
+
+    answer: str
+    outcome: str  # "ok", or an Outcome
+    detail: str = ""
+    tokens_in: int = 0
+    tokens_out: int = 0
+    repeats: int = 0
+
+
+class VllmModel:
+    """The LLM behind an endpoint; every attempt is kept in the transcript.
+
+    Args:
+        endpoint: the campaign's server, or one that is there already.
+        transcript: where the calls are kept.
+        concurrency: calls that are asked at the same time; others wait. A server's `max_num_seqs`.
+        request_limit_s: one answer takes no longer.
+        sampling: further fields of every request, as vLLM names them: top_p, top_k, min_p, chat_template_kwargs...
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        transcript: Transcript,
+        *,
+        concurrency: int = 16,
+        request_limit_s: float = 1800.0,
+        sampling: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._endpoint, self._transcript = endpoint, transcript
+        self._places = threading.BoundedSemaphore(concurrency)
+        self._limit_s = request_limit_s
+        self._sampling = dict(sampling or {})
+
+    def ask(self, call: Call[Answer]) -> Answer:
+        """The validated answer; asked once more, with another seed, where the first is not valid.
+
+        Raises:
+            LlmError: there is none.
+            ValueError: the answer's schema cannot be enforced.
+        """
+        schema = enforceable_schema(call.answer)
+        with self._places:
+            said = _Said("", "invalid")
+            for attempt in (0, 1):
+                seed = call.seed + attempt * ANOTHER_SEED
+                begun = time.monotonic()
+                said, model = self._attempt(call, schema, seed)
+                found: Answer | None = None
+                if said.outcome == "ok":
+                    found, said = _validated(call.answer, said)
+                final = attempt == 1 or said.outcome in ("ok", "unavailable")
+                self._keep(call, attempt, seed, model, said, time.monotonic() - begun, final)
+                if found is not None:
+                    return found
+                if final:
+                    break
+        outcome: Outcome = said.outcome  # type: ignore[assignment]
+        raise LlmError(outcome, said.detail)
+
+    def _attempt(self, call: Call[Any], schema: dict[str, Any], seed: int) -> tuple[_Said, str]:
+        """What is said, and the model's name; repeated while the server is away."""
+        model, deaths, trouble = "", 0, ""
+        for repeats in range(TRIES):
+            try:
+                address = self._endpoint.wait()
+                model = address.model
+                return self._request(address, call, schema, seed, repeats), model
+            except LlmError as error:
+                return _Said("", error.outcome, str(error), repeats=repeats), model
+            except openai.APITimeoutError:
+                trouble = f"no answer within {self._limit_s:.0f} s"
+                return _Said("", "unavailable", trouble, repeats=repeats), model
+            except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError) as error:
+                trouble = _one_line(str(error))
+            except openai.APIStatusError as error:
+                # 400 is about this request, such as a prompt that is too long; others are about the server or its key
+                outcome = "invalid" if error.status_code in (400, 422) else "unavailable"
+                return _Said("", outcome, f"refused: {_one_line(str(error))}", repeats=repeats), model
+            time.sleep(min(0.5 * 2**repeats, 20.0))
+            try:
+                deaths += self._endpoint.wait().life != address.life
+            except LlmError as error:
+                return _Said("", error.outcome, str(error), repeats=repeats), model
+            if deaths >= DEATHS:
+                trouble = f"the server died {deaths} times under this request"
+                break
+        return _Said("", "unavailable", trouble, repeats=TRIES), model
+
+    def _request(
+        self, address: Address, call: Call[Any], schema: dict[str, Any], seed: int, repeats: int
+    ) -> _Said:
+        # a proxy of the environment is not asked for the way to this machine itself
+        direct = address.base_url.startswith("http://127.0.0.1:")
+        http = openai.DefaultHttpxClient(trust_env=not direct)
+        with openai.OpenAI(
+            base_url=address.base_url,
+            api_key=address.key,
+            max_retries=0,
+            timeout=self._limit_s,
+            http_client=http,
+        ) as client:
+            completion = client.chat.completions.create(
+                model=address.model,
+                messages=[{"role": "system", "content": call.system}, {"role": "user", "content": call.user}],
+                seed=seed,
+                temperature=call.temperature,
+                max_tokens=call.max_tokens,
+                response_format={
+                    "type": "json_schema",
+                    "json_schema": {"name": call.answer.__name__, "schema": schema, "strict": True},
+                },
+                extra_body=self._sampling,
+            )
+        usage = completion.usage
+        tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
+        choice = completion.choices[0]
+        answer = choice.message.content or ""
+        if choice.finish_reason == "length":
+            detail = f"cut off at {call.max_tokens} tokens"
+            return _Said(answer, "truncated", detail, *tokens, repeats)
+        return _Said(answer, "ok", "", *tokens, repeats)
+
+    def _keep(
+        self, call: Call[Any], attempt: int, seed: int, model: str, said: _Said, latency_s: float, final: bool
+    ) -> None:
+        asked = Asked(
+            role=call.role,
+            candidate=call.candidate,
+            turn=call.turn,
+            attempt=attempt,
+            model=model,
+            prompt=prompt_hash(call.system, call.user),
+            seed=seed,
+            temperature=call.temperature,
+            max_tokens=call.max_tokens,
+            tokens_in=said.tokens_in,
+            tokens_out=said.tokens_out,
+            latency_s=round(latency_s, 3),
+            repeats=said.repeats,
+            outcome=said.outcome,
+            detail=said.detail,
+            final=final,
+        )
+        self._transcript.append(asked, Text(call.system, call.user, said.answer))
+
+
+def enforceable_schema(answer: type[BaseModel]) -> dict[str, Any]:
+    """The JSON schema of an answer as xgrammar can enforce it, without the lengths of its strings.
+
+    Raises:
+        ValueError: a pattern repeats something more than 128 times.
+    """
+    return _enforceable(answer.model_json_schema(), answer.__name__)
+
+
+def _enforceable(node: Any, where: str) -> Any:
+    if isinstance(node, list):
+        return [_enforceable(item, where) for item in node]
+    if not isinstance(node, dict):
+        return node
+    kept = {name: _enforceable(value, f"{where}.{name}") for name, value in node.items()}
+    if node.get("type") == "string":
+        kept.pop("maxLength", None)
+        kept.pop("minLength", None)
+        counts = [int(n) for pair in _REPETITION.findall(str(node.get("pattern", ""))) for n in pair if n]
+        if max(counts, default=0) > LONGEST_REPETITION:
+            raise ValueError(f"{where}: a pattern may repeat at most {LONGEST_REPETITION} times")
+    return kept
+
+
+def _validated(answer: type[Answer], said: _Said) -> tuple[Answer | None, _Said]:
+    try:
+        found = answer.model_validate_json(said.answer)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "answer"
+        detail = _one_line(f"{where}: {first['msg']}")
+    else:
+        odd = next((text for text in _strings(found.model_dump()) if _has_odd_letters(text)), None)
+        if odd is None:
+            return found, said
+        detail = f"control characters in {_one_line(odd)[:80]!r}"
+    return None, _Said(said.answer, "invalid", detail, said.tokens_in, said.tokens_out, said.repeats)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _strings(key)
+            yield from _strings(item)
+    elif isinstance(value, (list, tuple, set)):
+        for item in value:
+            yield from _strings(item)
+
+
+def _has_odd_letters(text: str) -> bool:
+    """Whether it has what no text and no program has: control characters but newline and tab, lone surrogates."""
+    return any(unicodedata.category(letter) in ("Cc", "Cs") and letter not in "\n\t" for letter in text)
+
+
+def _one_line(text: str) -> str:
+    return "".join(letter if letter.isprintable() else " " for letter in text)[:300]
