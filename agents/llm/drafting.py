@@ -1,7 +1,7 @@
 """The loops of drafting: plan until it is new, check, repair until it is accepted or there is no use in going on."""
 
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -27,6 +27,8 @@ from asiarch.agents.llm.roles.repair import BlockRepair, Broken, RepairAnswer, W
 from asiarch.agents.llm.settings import RoleSettings
 from asiarch.agents.llm.text import fence, one_line
 from asiarch.agents.proposer import KnownCandidate
+
+_SEEN = "the program computes the same as one that was proposed before"
 
 
 @dataclass(frozen=True)
@@ -87,10 +89,10 @@ def repair_until_accepted(
     broken: Broken,
     seen: Container[str],
     check: Check,
-    turn_offset: int,
+    turns: Sequence[str],
     desk: Desk,
 ) -> Repaired:
-    """Repair until the check accepts, the same failure comes again, the tries are used up, or the LLM fails.
+    """Repair until the check accepts, the same failure comes again, the turns are used up, or the LLM fails.
 
     Raises DraftFailed when the LLM is unavailable.
     """
@@ -98,7 +100,7 @@ def repair_until_accepted(
     failures = {broken.findings.signature()}
     tried = {novelty.print_of(broken.program): broken.findings} if not broken.answer else {}
     program, change = "" if broken.answer else broken.program, ""
-    for turn in map(str, range(turn_offset, turn_offset + desk.settings.repair_tries)):
+    for turn in turns:
         try:
             answer = desk.model.ask(repair.call(number, turn, broken, desk.prompts, desk.settings))
         except LlmError as error:
@@ -176,13 +178,31 @@ def _verdict(
     seen: Container[str],
     desk: Desk,
 ) -> novelty.Verdict:
-    """Whether the plan is new. An LLM without a valid verdict stops no plan; raises LlmError when it is unavailable."""
+    """Whether the plan is new. An LLM without a valid verdict stops no plan; raises LlmError when it is unavailable.
+
+    What others proposed meanwhile, `seen`, is asked last: a draft that is made again once more is seen then asks the
+    same questions as before, up to the plan that has become a duplicate.
+    """
     if equal := novelty.equal_to(program, known):
         return novelty.Verdict(
             False, equal.id, f"the program computes the same as c{equal.id} ({equal.name})"
         )
-    if (own := novelty.print_of(program)) is not None and own in seen:
-        return novelty.Verdict(False, None, "the program computes the same as one that was proposed before")
+    verdict = _judged(number, turn, program, plan, shown, known, desk)
+    if verdict.new and (own := novelty.print_of(program)) is not None and own in seen:
+        return replace(verdict, new=False, reason=_SEEN)
+    return verdict
+
+
+def _judged(
+    number: int,
+    turn: str,
+    program: str,
+    plan: Plan,
+    shown: Shown,
+    known: Sequence[KnownCandidate],
+    desk: Desk,
+) -> novelty.Verdict:
+    """The LLM's verdict, or why there is none."""
     near = novelty.nearest(program, plan, known, shown.motivations, desk.settings.neighbours)
     if not near:
         return novelty.Verdict(True, None, "no program is equal; the LLM was not asked")
@@ -198,11 +218,9 @@ def _verdict(
 def _checked(program: str, seen: Container[str], tried: dict[str | None, Findings], check: Check) -> Findings:
     """The check's findings. A program of this chain has those that it had; one that was proposed is a duplicate."""
     own = novelty.print_of(program)
-    if own in tried:
-        return tried[own]
-    if own in seen:
-        return Findings(
-            (Refusal("duplicate", "the repaired program computes the same as one that was proposed before"),)
-        )
-    tried[own] = check(program)
+    if own not in tried:
+        tried[own] = check(program)
+    # a refused one gets its refusal, proposed before or not, for the reason that _verdict has
+    if tried[own].accepted and own in seen:
+        return Findings((Refusal("duplicate", _SEEN),))
     return tried[own]

@@ -88,8 +88,13 @@ class Draft:
     ended: str  # why no further repair was tried; empty when accepted
 
     @property
+    def shown_cards(self) -> tuple[str, ...]:
+        """The ids of the cards that the plan's prompt held."""
+        return self.plan.shown_cards
+
+    @property
     def repairs(self) -> int:
-        """How many repairs were asked for: the turn from which `Researcher.repair` goes on."""
+        """How many repairs were asked for."""
         return sum(attempt.role == "repair" for attempt in self.attempts)
 
 

@@ -56,7 +56,8 @@ class Researcher:
         """A new program for candidate `number`, checked, and repaired where it was refused.
 
         Args:
-            number: the candidate's id; calls are made as (planner | novelty | repair, number, "0", "1", ...).
+            number: the candidate's id. Calls are made as (planner | novelty, number, "0", "1", ...), and for the
+                repairs of plan 0 as (repair, number, "0-0", "0-1", ...).
             parent: whose program is changed.
             references: other candidates to learn from.
             known: all that may have been seen, for the search for duplicates.
@@ -85,7 +86,10 @@ class Researcher:
         first = replace(first, findings=findings)
         attempts, program, outcome, ended = (*duplicates, first), first.program, "accepted", ""
         if not findings.accepted:
-            repaired = self._repaired(number, replace(broken, findings=findings), seen, check, 0, attempts)
+            turns = [f"{first.turn}-{repair}" for repair in range(self.desk.settings.repair_tries)]
+            repaired = self._repaired(
+                number, replace(broken, findings=findings), seen, check, turns, attempts
+            )
             attempts += repaired.attempts
             program, outcome, ended = repaired.program, repaired.outcome, repaired.ended
         if not program:
@@ -121,7 +125,8 @@ class Researcher:
         Raises:
             DraftFailed: the LLM is unavailable.
         """
-        return self._repaired(number, Broken(program, findings, motivation), seen, check, turn_offset, ())
+        turns = [str(turn_offset + repair) for repair in range(self.desk.settings.repair_tries)]
+        return self._repaired(number, Broken(program, findings, motivation), seen, check, turns, ())
 
     def analyse(
         self,
@@ -156,7 +161,9 @@ class Researcher:
         answers = []
         for turn in range(self.desk.settings.calibrations):
             for anchor in anchors:
-                both = self._both_orders(anchor.id, f"calibration-{turn}", anchor.program, anchors)
+                # not shown itself: its score would be read off, not judged
+                others = [one for one in anchors if one.id != anchor.id]
+                both = self._both_orders(anchor.id, f"calibration-{turn}", anchor.program, others)
                 if isinstance(both, LlmError):
                     reason = f"no answer about {anchor.name} ({both.outcome}: {both})"
                     return Calibration(tuple(anchors), (), None, 0.0, None, reason)
@@ -186,11 +193,11 @@ class Researcher:
         broken: Broken,
         seen: Container[str],
         check: Check,
-        turn_offset: int,
+        turns: Sequence[str],
         before: tuple[Attempt, ...],
     ) -> Repaired:
         try:
-            return repair_until_accepted(number, broken, seen, check, turn_offset, self.desk)
+            return repair_until_accepted(number, broken, seen, check, turns, self.desk)
         except DraftFailed as error:
             raise DraftFailed(error, (*before, *error.attempts)) from error
 
