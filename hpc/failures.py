@@ -33,8 +33,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final, Literal
 
-from asiarch.models.errors import UserError
-from asiarch.models.sandbox import SandboxError
+from asiarch.models.errors import SandboxError, UserError
 
 Cause = Literal[
     "candidate_code",

@@ -73,7 +73,7 @@ def has_events(run_dir: Path) -> bool:
 
 
 def _parse(lines: list[bytes], path: Path, first: int) -> list[Event]:
-    with suppress(ValueError):  # orjson, as a long journal is read several times as fast; it knows no integers over 64 bits
+    with suppress(ValueError):  # orjson is quicker; it refuses lone surrogates, which json writes
         events = [orjson.loads(line) for line in lines]
         if all(isinstance(event, dict) and "event" in event for event in events):
             return events

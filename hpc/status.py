@@ -14,7 +14,7 @@ from asiarch.hpc.locks import is_locked
 from asiarch.hpc.progress import TrialProgress, read_progress
 from asiarch.hpc.settings import Settings, read_settings
 from asiarch.hpc.slurm_states import PendingJob, pending_jobs
-from asiarch.hpc.standings import current_ranking, current_yields, read_standings
+from asiarch.hpc.standings import Standings, current_ranking, current_yields, read_standings
 from asiarch.hpc.state import CampaignState, seconds_between
 from asiarch.results.ranking import Ranking
 from asiarch.results.yields import ProposerYield
@@ -50,6 +50,7 @@ class Status:
         submission_refused: sbatch's words where it takes no job now, else empty.
         reference: the name of the candidate that all are compared with; empty before it is proposed.
         ranking: this and `yields` as the head wrote them last, or made now where it has not yet.
+        ranked: when the head wrote them, local time to the minute; empty where they were made now.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Status:
     submission_refused: str
     reference: str
     ranking: Ranking
+    ranked: str
 
     def to_json(self) -> dict[str, Any]:
         """For scripts: the same, with the running trials, the yields and the ranking as plain tables."""
@@ -104,13 +106,15 @@ def read_status(layout: RunLayout, state: CampaignState, leaders: int | None = N
     """
     settings = read_settings(layout.config)
     alive = head_is_alive(layout.root)
+    died = state.head is not None and not alive
     running = _running(layout, state)
     settled = sum(candidate.settled for candidate in state.candidates.values())
     elapsed = state.active_s + (_since(state.last_time) if alive and state.last_time else 0.0)
     seconds = [t.seconds for c in state.candidates.values() for t in c.trials.values() if t.seconds]
     left = _left(elapsed, settled, state, settings)
     pending = _pending(layout, settings, state)
-    ranking, yielded = read_standings(layout, leaders) or _standings(layout, state)
+    written = _written_standings(layout, died, leaders)
+    ranking, yielded, ranked = written or (*_standings(layout, state), "")
     starts = sorted(job.expected_start for job in pending if job.expected_start)
     return Status(
         name=settings.name,
@@ -144,10 +148,23 @@ def read_status(layout: RunLayout, state: CampaignState, leaders: int | None = N
         submission_refused=state.submission_refused,
         reference=state.candidates[0].name if state.candidates else "",
         ranking=ranking,
+        ranked=ranked,
     )
 
 
-def _standings(layout: RunLayout, state: CampaignState) -> tuple[Ranking, tuple[ProposerYield, ...]]:
+def _written_standings(
+    layout: RunLayout, died: bool, leaders: int | None
+) -> tuple[Ranking, tuple[ProposerYield, ...], str] | None:
+    """What the head wrote last, and when; None where it died before it wrote what its journal has."""
+    try:
+        written, journal = ((layout.root / name).stat().st_mtime for name in ("yields.json", "journal.jsonl"))
+    except FileNotFoundError:
+        return None
+    found = None if died and written < journal else read_standings(layout, leaders)
+    return None if found is None else (*found, datetime.fromtimestamp(written).isoformat(" ", "minutes"))
+
+
+def _standings(layout: RunLayout, state: CampaignState) -> Standings:
     ranking = current_ranking(layout, state)
     return ranking, current_yields(state, ranking)
 

@@ -1,4 +1,4 @@
-"""The error that a person caused and can mend."""
+"""Errors that a person can mend."""
 
 
 class UserError(Exception):
@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The command line prints the text without a traceback and exits with code 2.
     """
+
+
+class SandboxError(UserError):
+    """A layer of the sandbox that was there when the campaign asked could not be put on."""

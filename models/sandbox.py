@@ -24,7 +24,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar, Final
 
-from asiarch.models.errors import UserError
+from asiarch.models.errors import SandboxError
 
 # what an interpreter, its libraries and the ranks of a job need to know; nothing that could be a secret
 KEPT: Final = re.compile(
@@ -46,10 +46,6 @@ _WRITES_BY_ABI: Final = {
 }
 _FILE_RIGHTS: Final = 1 << 1 | 1 << 14 | 1 << 15  # those that a rule on a single file can have
 _SCOPES: Final = 0b11  # abstract sockets and signals, from ABI 6 on
-
-
-class SandboxError(UserError):
-    """A layer that was there when the campaign asked could not be put on."""
 
 
 @dataclass(frozen=True)

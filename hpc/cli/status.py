@@ -73,9 +73,9 @@ def render(current: Status, layout: RunLayout) -> RenderableType:
     lines += [_running_line(trial) for trial in current.running]
     if current.ranking.rows:
         lines += [Text(), _leaders(current)]
-        lines.append(
-            Text(f"* beyond noise, corrected over {current.ranking.family_size} candidates", style="dim")
-        )
+        made = f"; as of {current.ranked}" if current.ranked else ""
+        note = f"* beyond noise, corrected over {current.ranking.family_size} candidates{made}"
+        lines.append(Text(note, style="dim"))
     if current.yields:
         lines += [Text(), yields_table(current.yields)]
     lines += [Text(), *_failure_lines(current), _next_line(current, layout)]

@@ -19,7 +19,8 @@ from asiarch.hpc.doctor.findings import Finding, Level
 from asiarch.hpc.locks import is_locked, try_lock
 from asiarch.hpc.slurm_jobs import clean_environment, job_parameters
 from asiarch.hpc.slurm_states import run_command
-from asiarch.models.sandbox import SandboxError, require_layers
+from asiarch.models.errors import SandboxError
+from asiarch.models.sandbox import require_layers
 from asiarch.results.files import atomic_write_text
 
 POLL_S = 1.0

@@ -1,6 +1,7 @@
 """The journal: what was written is read back, a torn line is not, and one head holds it at a time."""
 
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,18 @@ def test_events_are_read_back_in_order(tmp_path: Path) -> None:
         written = [journal.append("proposed", candidate=n, name="a\nb é") for n in range(3)]
     assert read_journal(tmp_path) == written
     assert [event["candidate"] for event in written] == [0, 1, 2]
+
+
+def test_numbers_and_words_come_back_as_they_were_written(tmp_path: Path) -> None:
+    values = random.Random(0)
+    floats = [values.uniform(0, 10) * 10.0 ** values.randint(-300, 300) for _ in range(2000)]
+    with Journal(tmp_path) as journal:
+        journal.append("trial_finished", losses=floats, ints=[2**63 - 1, -(2**63)])
+        (plain,) = read_journal(tmp_path)
+        assert plain["losses"] == floats
+        assert plain["ints"] == [2**63 - 1, -(2**63)]
+        odd = journal.append("proposed", name="half a pair: \ud800")  # a program may hold it
+    assert read_journal(tmp_path) == [plain, odd]
 
 
 @pytest.mark.parametrize("kept", [0, 1, 10, -2])

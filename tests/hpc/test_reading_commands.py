@@ -1,6 +1,7 @@
 """`status` and `logs --failed` on a campaign's folder that was written by hand: what they say, and what they import."""
 
 import json
+import os
 import subprocess
 import sys
 from datetime import datetime, timedelta
@@ -120,7 +121,26 @@ def test_status_counts_what_the_journal_says(tmp_path: Path) -> None:
     assert "failed       6 candidate_code   2 diverged" in screen
     # the head's own tables, of which a screen reads no more than it shows, say the same
     write_standings(folder.run, folder.state)
+    written = (folder.run.root / "yields.json").stat().st_mtime
+    made = f"; as of {datetime.fromtimestamp(written):%Y-%m-%d %H:%M}\n"
+    assert made in folder.said("status")
+    assert folder.said("status").replace(made, "\n") == screen
+
+
+def test_tables_that_are_torn_or_that_a_dead_head_left_behind_are_not_shown(tmp_path: Path) -> None:
+    folder = small_campaign(tmp_path)
+    screen = folder.said("status")
+    write_standings(folder.run, folder.state)
+    ranking = folder.run.root / "ranking.json"
+    ranking.write_bytes(ranking.read_bytes()[:-20])
     assert folder.said("status") == screen
+    folder.write("head_started", at="12:10", pid=1, host="n1", slurm_job="")
+    write_standings(folder.run, folder.state)
+    folder.finish(9)  # and then the head was killed
+    os.utime(folder.run.root / "yields.json", ns=(0, 0))
+    shown = json.loads(folder.said("status", "--json"))
+    assert {row["candidate"] for row in shown["ranking"]["rows"]} == {0, 1, 9}
+    assert [one["trained"] for one in shown["yields"]] == [2]
 
 
 @pytest.mark.parametrize(

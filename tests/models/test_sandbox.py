@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from asiarch.models import sandbox
+from asiarch.models.errors import SandboxError
 from asiarch.models.sandbox import (
     Layers,
-    SandboxError,
     bubblewrap,
     clean_environment,
     offered_layers,
