@@ -38,8 +38,8 @@ test-fast: install
 
 # the whole fault matrix on a real Slurm; `make test` has all but its longest cases
 test-faults: install
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/hpc/test_slurm.py tests/hpc/test_slurm_faults.py \
-	  tests/hpc/test_campaign_script.py
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/hpc/test_slurm_heads.py tests/hpc/test_slurm_faults.py \
+	  tests/hpc/test_slurm_requests.py tests/hpc/test_campaign_script.py
 
 lint: install
 	$(BIN)/ruff check .
