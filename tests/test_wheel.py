@@ -38,6 +38,8 @@ def test_a_campaign_runs_from_the_wheel_in_an_empty_environment(tmp_path: Path) 
     assert Path(where.strip()).is_relative_to(venv)
     count_cards = "from asiarch.agents.cognition import load_cards; print(len(load_cards()))"
     assert int(run(python, "-c", count_cards, folder=tmp_path)) >= 100
+    load_prompts = "from asiarch.agents.llm.prompts import Prompts; print(*Prompts.load().texts)"
+    assert "planner" in run(python, "-c", load_prompts, folder=tmp_path)
     small = CAMPAIGN.replace("seeds: 2", "seeds: 1").replace("rungs: [0.5, 1.0]", "rungs: [1.0]")
     config = write_campaign(tmp_path, small.replace("candidates: 3", "candidates: 1"))
     command = str(venv / "bin" / "asiarch-hpc")
