@@ -37,7 +37,7 @@ _LINE = re.compile(
     re.MULTILINE,
 )
 _VARIABLE = re.compile(
-    r"\b([A-Z][A-Z0-9_]{2,}=|['\"][A-Z][A-Z0-9_]{2,}['\"]: ?)(?!=)(?:'[^'\n]*'|\"[^\"\n]*\"|[^\s'\"]+)"
+    r"(?<!\w)([A-Z][A-Z0-9_]{2,}=|['\"][A-Z][A-Z0-9_]{2,}['\"]: ?)(?!=)(?:'[^'\n]*'|\"[^\"\n]*\"|[^\s'\"]+)"
 )
 _SECRET = re.compile(
     r"\b(?:sk|hf|pypi|ghp|gho|ghs|github_pat|glpat|xox[a-z])[-_][A-Za-z0-9_-]{8,}|\bAKIA[0-9A-Z]{16}\b"

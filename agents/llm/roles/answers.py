@@ -21,11 +21,10 @@ _PLAIN = StringConstraints(pattern=r'^[^"\\\x00-\x1f\x7f]+$')
 Sentence = Annotated[str, _PLAIN, AfterValidator(partial(one_line, longest=300))]
 Paragraph = Annotated[str, _PLAIN, AfterValidator(partial(one_line, longest=800))]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{2,47}$")]
-Mark = Annotated[
-    str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,59}$")
-]  # of a card, or c12 of a candidate
-# code has every character; what bounds it in decoding is the call's max_tokens
-Code = Annotated[str, Field(min_length=1)]
+# of a card, or c12 of a candidate
+Mark = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,59}$")]
+# Code has every character. No length here either: with one, xgrammar allows no escapes, and so no line ends.
+Code = str
 MOST_CODE = 60_000  # characters
 
 
