@@ -85,7 +85,7 @@ def test_terminal_sequences_go_with_their_arguments() -> None:
         ("password: hunter2", "[left out]"),
         ("a" * 40 + " b", "[left out] b"),
         ("at http://ann:pw@host:8000/v1 or 10.0.0.7:80", "at [address] or [address]"),
-        ("ValueError: q has shape (2, 7, 4), expected (2, 7, 8)", "ValueError: q has shape (2, 7, 4), expected (2, 7, 8)"),
+        ("ValueError: shape (2, 7, 4), expected (2, 7, 8)", "ValueError: shape (2, 7, 4), expected (2, 7, 8)"),
         ("    q, k = self.q(x), self.k(x, scale=2)", "    q, k = self.q(x), self.k(x, scale=2)"),
     ],
 )  # fmt: skip
