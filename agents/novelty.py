@@ -10,6 +10,7 @@ parameter passed by keyword to a submodule, look different.
 import ast
 import hashlib
 from collections.abc import Iterator
+from functools import lru_cache
 
 # names through which torch or Python reaches a method; renaming one changes what the program does
 _FIXED_METHODS = {"forward", "reset_parameters", "extra_repr"}
@@ -19,6 +20,7 @@ _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
+@lru_cache(maxsize=4)  # a new program's is asked for by its proposer and by who stores it
 def fingerprint(program: str) -> str:
     """SHA-256 (hex) of a program's normalised syntax tree. Raises SyntaxError when it is not Python."""
     tree = ast.parse(program)
