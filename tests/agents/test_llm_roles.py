@@ -1,5 +1,6 @@
 """What the roles ask, with the LLM's answers given: what is shown, what is left out, and what comes of an answer."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from asiarch.agents.cognition import load_cards
-from asiarch.agents.llm.drafts import Findings, Plan
+from asiarch.agents.llm.drafts import Findings, Plan, Refusal
 from asiarch.agents.llm.model import Call, LlmError
 from asiarch.agents.llm.prompts import Prompts
 from asiarch.agents.llm.researcher import Context, Researcher
@@ -192,6 +193,24 @@ def test_a_call_without_room_for_an_answer_is_an_error_that_says_what_to_do() ->
     with pytest.raises(LlmError, match="serve the model with a longer context") as error:
         researcher.analyse(4, numbered(1), None, "", "", results(siblings=many))
     assert error.value.outcome == "truncated"
+
+
+def test_what_is_cut_stays_between_its_marks() -> None:
+    refusals = tuple(
+        Refusal(name, f"{name}: " + "12 bad 0.345\n" * 300) for name in ("forward_backward", "deterministic")
+    )
+    cut_short = 0
+    for context in range(1024, 2200, 29):
+        model = Scripted(cause="c", change="c", program=numbered(1))
+        settings = RoleSettings(context=context, program_tokens=128, repair_tries=1)
+        Researcher(model, PROMPTS, (), settings).repair(
+            4, numbered(2), Findings(refusals), set(), lambda program: Findings(), motivation="m " * 400
+        )
+        (call,) = model.calls
+        marks = re.findall(r"^<<(?!end of )([\w ]+ [0-9a-f]{8})>>$", call.user, re.MULTILINE)
+        assert marks == re.findall(r"^<<end of ([\w ]+ [0-9a-f]{8})>>$", call.user, re.MULTILINE)
+        cut_short += "characters left out" in call.user
+    assert cut_short > 20
 
 
 def test_calls_differ_in_their_seeds_and_repeat_them() -> None:
