@@ -1,4 +1,4 @@
-"""The server's command, settings and restarts, with a small server in vLLM's place; then vLLM itself, on the CPU."""
+"""The server's command, settings and restarts, with a small server in vLLM's place."""
 
 import itertools
 import json
