@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from asiarch.agents.llm.endpoint import Address
 from asiarch.agents.llm.model import LlmError
 from asiarch.agents.llm.text import one_line
 from asiarch.agents.llm.vllm_command import (
@@ -107,8 +108,8 @@ class Server:
         if self._watcher.is_alive():
             self._watcher.join()
 
-    def ready(self) -> tuple[str, str, str]:
-        """(address ending in /v1, key, model's name) of the server, once it has generated a token for this call.
+    def wait(self) -> Address:
+        """Where the server is, once it has generated a token for this call.
 
         Waits while the server starts; starts it again where it died or hangs. Threads that call it at the same time
         share one look at the server.
@@ -127,13 +128,13 @@ class Server:
                         self._failed(trouble)
                         continue
                     self._well_at = time.monotonic()
-                return f"{life.address}/v1", life.key, self.settings.model.name
+                return Address(f"{life.url}/v1", life.key, self.settings.model.name, self.starts)
 
     def _watch(self) -> None:
         """See a failure before anyone asks: those who wait for an answer of a server that hangs do not ask."""
         while not self._stopping.is_set():
             with suppress(LlmError):
-                self.ready()
+                self.wait()
             self._stopping.wait(self.patience.watch_s)
 
     def _launch(self) -> "_Life":
@@ -207,7 +208,7 @@ class _Life:
         with socket.socket() as free:  # another process may take it meanwhile; then this life is short
             free.bind((HOST, 0))
             port = free.getsockname()[1]
-        self.address = f"http://{HOST}:{port}"
+        self.url = f"http://{HOST}:{port}"
         with log_file.open("ab") as log:
             self._keeper = subprocess.Popen(
                 [sys.executable, "-I", str(KEEPER), str(os.getpid()), *server_command(settings, port, cpu)],
@@ -238,9 +239,7 @@ class _Life:
     def get(self, path: str, limit_s: float, body: bytes | None = None) -> bytes:
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.key}"}
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with direct.open(
-            urllib.request.Request(self.address + path, body, headers), timeout=limit_s
-        ) as answer:
+        with direct.open(urllib.request.Request(self.url + path, body, headers), timeout=limit_s) as answer:
             return bytes(answer.read())
 
     def telling_line(self) -> str:

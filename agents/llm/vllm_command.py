@@ -36,20 +36,20 @@ class ServerSettings:
         model: a folder of weights in Hugging Face's format.
         python: the interpreter of an environment that has vLLM; None for the one that runs.
         tensor_parallel: GPUs over which the model is split.
-        context: the longest prompt and answer together, in tokens.
-        parallel: requests that are answered at the same time.
-        dtype: as vLLM names it; "auto" is the weights' own, and float32 on a CPU.
-        gpu_memory: share of each GPU's memory that weights, activations and cache may take.
+        max_model_len: the longest prompt and answer together, in tokens; None for what the model was made for.
+        max_num_seqs: requests that are answered at the same time.
+        dtype: as vLLM names it; None is the weights' own, and float32 on a CPU.
+        gpu_memory_utilization: share of each GPU's memory that weights, activations and cache may take.
         arguments: further arguments of `vllm serve`; they come last, and so prevail.
     """
 
     model: Path
     python: Path | None = None
     tensor_parallel: int = 1
-    context: int = 32768
-    parallel: int = 16
-    dtype: str = "auto"
-    gpu_memory: float = 0.9
+    max_model_len: int | None = None
+    max_num_seqs: int = 16
+    dtype: str | None = None
+    gpu_memory_utilization: float = 0.9
     arguments: tuple[str, ...] = ()
 
     @property
@@ -106,13 +106,14 @@ def server_command(settings: ServerSettings, port: int, cpu: bool) -> list[str]:
         "--host": HOST,
         "--port": port,
         "--tensor-parallel-size": settings.tensor_parallel,
-        "--max-model-len": settings.context,
-        "--max-num-seqs": settings.parallel + 1,  # one for the token that shows health
-        "--dtype": "float32" if cpu and settings.dtype == "auto" else settings.dtype,
+        "--max-num-seqs": settings.max_num_seqs + 1,  # one for the token that shows health
+        "--dtype": settings.dtype or ("float32" if cpu else "auto"),
         "--structured-outputs-config": json.dumps(structured),
     }
+    if settings.max_model_len is not None:
+        options["--max-model-len"] = settings.max_model_len
     if not cpu:
-        options["--gpu-memory-utilization"] = settings.gpu_memory
+        options["--gpu-memory-utilization"] = settings.gpu_memory_utilization
     flags = ["--enable-prefix-caching", "--disable-uvicorn-access-log"]  # every prompt of a role begins alike
     flags += ["--enforce-eager"] if cpu else []
     pairs = [str(part) for option in options.items() for part in option]

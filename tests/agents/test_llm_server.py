@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from asiarch.agents.llm.endpoint import Address
 from asiarch.agents.llm.model import LlmError
 from asiarch.agents.llm.server import Patience, Server
 from asiarch.agents.llm.vllm_command import ServerSettings, check_settings, server_command, server_environment
@@ -109,9 +110,9 @@ def test_command_of_a_server_on_gpus(tmp_path: Path) -> None:
         weights(tmp_path / "coder"),
         Path("/opt/vllm/bin/python"),
         tensor_parallel=8,
-        context=16384,
-        parallel=32,
-        gpu_memory=0.85,
+        max_model_len=16384,
+        max_num_seqs=32,
+        gpu_memory_utilization=0.85,
         arguments=("--quantization", "fp8"),
     )
     command = server_command(settings, 8123, cpu=False)
@@ -196,25 +197,25 @@ def test_a_server_that_dies_or_is_broken_is_started_again(
     said: list[str] = []
     settings = fake("dies", "taken", "broken", "well")
     with Server(settings, tmp_path / "logs" / "server.log", said.append, QUICK) as server:
-        base_url, key, model = server.ready()
-        assert base_url.startswith("http://127.0.0.1:")
-        assert base_url.endswith("/v1")
-        assert model == "coder"
+        address = server.wait()
+        assert address.base_url.startswith("http://127.0.0.1:")
+        assert address.base_url.endswith("/v1")
+        assert (address.model, address.life) == ("coder", 4)
         # each in a folder of its own, which is empty and goes with it
         folders = [Path(line.split()[1]) for line in (tmp_path / "starts").read_text().splitlines()]
         assert len(folders) == len(set(folders)) == server.starts == 4
         assert [folder.exists() for folder in folders] == [False, False, False, True]
         assert not list(folders[-1].iterdir())
-        assert server.ready() == (base_url, key, model)
+        assert server.wait() == address
     causes = [line for line in said if "failed" in line]
     assert "ended with code 3: ValueError: no memory for the cache" in causes[0]
     assert "address already in use" in causes[1]
     assert "500" in causes[2]
     assert len(causes) == 3
     assert all(map(gone, server_pids(tmp_path)))
-    assert key not in (tmp_path / "logs" / "server.log").read_text() + "".join(said)
+    assert address.key not in (tmp_path / "logs" / "server.log").read_text() + "".join(said)
     with pytest.raises(LlmError, match="stopped"):
-        server.ready()
+        server.wait()
 
 
 @pytest.mark.slow  # the keeper gives it ten seconds to end
@@ -224,10 +225,10 @@ def test_a_server_that_hangs_is_started_again_unasked(
     said: list[str] = []
     patience = Patience(token_s=2, watch_s=0.1, longest_delay_s=0.1)
     with Server(fake("well", "well"), tmp_path / "log", said.append, patience) as server:
-        first = server.ready()
+        first = server.wait()
         os.kill(server_pids(tmp_path)[0], signal.SIGSTOP)
         wait_until(lambda: server.starts == 2)
-        assert server.ready() != first
+        assert server.wait() != first
     assert any("hangs: no token in 2 s" in line for line in said)
     assert all(map(gone, server_pids(tmp_path)))
 
@@ -237,10 +238,10 @@ def test_a_server_that_only_fails_is_given_up(fake: Callable[..., ServerSettings
         with pytest.raises(
             LlmError, match=r"failed 4 times: .*ValueError: no memory for the cache"
         ) as caught:
-            server.ready()
+            server.wait()
         assert caught.value.outcome == "unavailable"
         with pytest.raises(LlmError):
-            server.ready()
+            server.wait()
         assert server.starts == 4
 
 
@@ -252,7 +253,7 @@ def test_a_server_that_was_given_up_is_tried_again_later(
 
         def answers() -> bool:
             try:
-                server.ready()
+                server.wait()
             except LlmError:
                 return False
             return True
@@ -263,14 +264,14 @@ def test_a_server_that_was_given_up_is_tried_again_later(
 
 def test_threads_share_one_restart(fake: Callable[..., ServerSettings], tmp_path: Path) -> None:
     with Server(fake("well"), tmp_path / "log", patience=QUICK) as server:
-        server.ready()
+        server.wait()
         os.kill(server_pids(tmp_path)[0], signal.SIGKILL)
         barrier = threading.Barrier(8)
-        found: list[tuple[str, str, str]] = []
+        found: list[Address] = []
 
         def ask() -> None:
             barrier.wait()
-            found.append(server.ready())
+            found.append(server.wait())
 
         threads = [threading.Thread(target=ask) for _ in range(8)]
         for thread in threads:
@@ -289,7 +290,7 @@ def test_stop_frees_who_waits(fake: Callable[..., ServerSettings], tmp_path: Pat
 
     def ask() -> None:
         try:
-            server.ready()
+            server.wait()
         except LlmError as error:
             errors.append(error)
 
@@ -314,7 +315,7 @@ from asiarch.agents.llm.server import Server, ServerSettings
 settings = ServerSettings(Path({str(settings.model)!r}), Path({str(settings.python)!r}))
 server = Server(settings, Path({str(tmp_path / "log")!r}))
 server.start()
-server.ready()
+server.wait()
 print("ready", flush=True)
 time.sleep(600)
 """

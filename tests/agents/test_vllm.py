@@ -14,12 +14,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from asiarch.agents.llm.endpoint import Address
 from asiarch.agents.llm.server import Patience, Server
 from asiarch.agents.llm.vllm_command import ServerSettings
 
@@ -27,7 +29,6 @@ pytestmark = pytest.mark.slow
 
 SETUP = Path(__file__).parents[2] / "campaigns" / "llm-cpu" / "setup.sh"
 LIMIT_S = 1200.0  # a start takes half a minute to a minute on an idle machine
-Address = tuple[str, str, str]
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +38,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         [str(SETUP), "tiny"], stdout=subprocess.PIPE, text=True, check=True, env=environment
     )
     python, model = map(Path, made.stdout.split())
-    settings = ServerSettings(model, python, context=4096, parallel=4)
+    settings = ServerSettings(model, python, max_model_len=4096, max_num_seqs=4)
     log_file = tmp_path_factory.mktemp("vllm") / "server.log"
     patience = Patience(start_s=LIMIT_S, token_s=45, watch_s=1e6)  # who looks at it are the tests
     with Server(settings, log_file, lambda line: print(line, flush=True), patience) as server:
-        server.ready()
+        server.wait()
         yield server
         family = psutil.Process().children(recursive=True)
     assert len(family) >= 3  # keeper, server, engine
@@ -55,22 +56,23 @@ def engine() -> psutil.Process:
 
 def ask(address: Address, **question: object) -> dict[str, Any]:
     """The answer to a chat. Raises OSError (urllib's errors are such) or HTTPException."""
-    base_url, key, model = address
     body = {
-        "model": model,
+        "model": address.model,
         "messages": [{"role": "user", "content": "Is it new?"}],
         "temperature": 1,
         **question,
     }
-    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
-    request = urllib.request.Request(f"{base_url}/chat/completions", json.dumps(body).encode(), headers)
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {address.key}"}
+    request = urllib.request.Request(
+        f"{address.base_url}/chat/completions", json.dumps(body).encode(), headers
+    )
     with urllib.request.urlopen(request, timeout=LIMIT_S) as answer:
         return dict(json.load(answer))
 
 
 def page(address: Address, name: str) -> tuple[int, str]:
     """Status and text of one of the pages that need no key and no engine."""
-    url = f"{address[0].removesuffix('/v1')}/{name}"
+    url = f"{address.base_url.removesuffix('/v1')}/{name}"
     with urllib.request.urlopen(url, timeout=LIMIT_S) as answer:
         return answer.status, answer.read().decode()
 
@@ -81,7 +83,7 @@ def generated_tokens(address: Address) -> float:
 
 
 def test_random_weights_answer_in_a_schema(server: Server) -> None:
-    address = server.ready()
+    address = server.wait()
     properties = {
         "verdict": {"enum": ["new", "known"]},
         "scores": {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2},
@@ -95,21 +97,21 @@ def test_random_weights_answer_in_a_schema(server: Server) -> None:
         assert answer["verdict"] in ("new", "known")
         assert [type(score) for score in answer["scores"]] == [int, int]
         assert not set(text) & set(" \n\t")
-    assert server.ready() == address
+    assert server.wait() == address
     assert server.starts == 1
 
 
 def test_the_key_is_asked_for_and_on_no_command_line(server: Server) -> None:
-    base_url, key, model = server.ready()
+    address = server.wait()
     with pytest.raises(urllib.error.HTTPError, match="401"):
-        ask((base_url, "another", model))
+        ask(replace(address, key="another"))
     commands = [process.cmdline() for process in psutil.Process().children(recursive=True)]
     assert any("vllm.entrypoints.openai.api_server" in command for command in commands)
-    assert key not in str(commands)
+    assert address.key not in str(commands)
 
 
 def test_a_server_whose_engine_is_killed_in_a_request_is_started_again(server: Server) -> None:
-    address, starts = server.ready(), server.starts
+    address, starts = server.wait(), server.starts
     before = generated_tokens(address)
     with ThreadPoolExecutor(1) as pool:
         lost = pool.submit(ask, address, max_tokens=3500, ignore_eos=True)
@@ -120,17 +122,17 @@ def test_a_server_whose_engine_is_killed_in_a_request_is_started_again(server: S
         engine().kill()
         with pytest.raises((OSError, http.client.HTTPException)):
             lost.result(LIMIT_S)
-    again = server.ready()
+    again = server.wait()
     assert again != address
     assert server.starts > starts
     assert ask(again, max_tokens=3)["usage"]["completion_tokens"] >= 1
 
 
 def test_a_server_whose_engine_hangs_is_started_again(server: Server) -> None:
-    address, starts = server.ready(), server.starts
+    address, starts = server.wait(), server.starts
     engine().send_signal(signal.SIGSTOP)
     assert page(address, "health")[0] == 200  # which is why a token is asked for
-    again = server.ready()
+    again = server.wait()
     assert again != address
     assert server.starts > starts
     assert ask(again, max_tokens=3)["usage"]["completion_tokens"] >= 1
