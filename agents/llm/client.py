@@ -25,6 +25,8 @@ ANOTHER_SEED: Final = 1_000_003  # added for the retry
 DEATHS: Final = 3  # of the server under one request, which is then taken for the cause
 TRIES: Final = 9  # to reach a server: with the pauses below, one and a half minutes
 LONGEST_REPETITION: Final = 128
+# an error page, or JSON of another form: what a proxy says while the server is away
+_NO_REPLY: Final = (openai.OpenAIError, AttributeError, LookupError, TypeError, ValueError, RecursionError)
 _REPETITION: Final = re.compile(r"\{(\d+)?(?:,(\d+)?)?\}")
 
 
@@ -110,6 +112,8 @@ class VllmModel:
                 # 400 is about this request, such as a prompt that is too long; others are about the server or its key
                 outcome: Outcome = "invalid" if error.status_code in (400, 422) else "unavailable"
                 return _Said("", outcome, f"refused: {_one_line(str(error))}", repeats=repeats), model
+            except _NO_REPLY as error:
+                trouble = f"no reply in OpenAI's form ({type(error).__name__})"
             time.sleep(min(0.5 * 2**repeats, 20.0))
             try:
                 deaths += self._endpoint.ready() != address
