@@ -5,9 +5,10 @@ BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PACKAGES  := hpc agents results models kernels
 DEMO_RUN  := runs/demo
+LLM_RUN   := runs/demo-llm
 CLUSTER   := /tmp/asiarch-dev-cluster
 
-.PHONY: install demo demo-slurm test test-fast test-faults lint format typecheck clean
+.PHONY: install demo demo-llm demo-slurm test test-fast test-faults lint format typecheck clean
 
 install: $(INSTALLED)
 
@@ -29,6 +30,13 @@ demo-slurm: install
 	. $(CLUSTER)/env && sbatch --wait --time=1:00:00 slurm/campaign.sh campaigns/demo.yaml --run $(DEMO_RUN)-slurm \
 	  --set executor=slurm --set search.in_flight=4
 	$(BIN)/asiarch-hpc ranking --run $(DEMO_RUN)-slurm
+
+# a real small LLM, served by vLLM on the CPU, with the grammar beside it as control; the first time makes vLLM's
+# environment (3.5 GB)
+demo-llm: install
+	set -e; set -- $$(campaigns/llm-cpu/setup.sh smollm2); \
+	$(BIN)/asiarch-hpc run campaigns/demo-llm.yaml --run $(LLM_RUN) --set llm.python=$$1 --set llm.model=$$2
+	$(BIN)/asiarch-hpc status --run $(LLM_RUN)
 
 test: lint typecheck
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not faults"

@@ -1,7 +1,7 @@
 """The interface between the campaign and whoever proposes candidates."""
 
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -49,6 +49,7 @@ class Proposal:
     proposer: str
     spec: dict[str, Any]  # JSON; becomes the candidate's spec
     saw: tuple[int, ...]  # ids of the candidates whose results were used
+    notes: dict[str, Any] = field(default_factory=dict)  # JSON; what its proposer alone has to say of it
 
 
 class Proposer(Protocol):

@@ -15,13 +15,14 @@ from dataclasses import asdict
 from types import FrameType
 from typing import Any
 
+from asiarch.agents.llm.model import Model
 from asiarch.agents.proposer import NothingNew
 from asiarch.hpc.accounting import read_usage
+from asiarch.hpc.assistant import Assistant
 from asiarch.hpc.cancel_request import clear_cancel_request, read_cancel_requests
-from asiarch.hpc.check import run_check
+from asiarch.hpc.checking import Checker
 from asiarch.hpc.collection import Collector, set_aside
 from asiarch.hpc.config import CampaignConfig
-from asiarch.hpc.data import open_dataset
 from asiarch.hpc.head_log import HeadLog
 from asiarch.hpc.job_names import job_prefix
 from asiarch.hpc.jobs import Jobs, SubmissionRefusedError
@@ -30,13 +31,19 @@ from asiarch.hpc.layout import RunLayout
 from asiarch.hpc.local_jobs import LocalJobs
 from asiarch.hpc.proposals import ProposalStore
 from asiarch.hpc.publish import publish_results
+from asiarch.hpc.replay import RecordedJobs
+from asiarch.hpc.research import Research
 from asiarch.hpc.schedule import (
     Action,
+    CalibrateJudge,
     CheckProgram,
+    Draft,
     EndProposals,
     Finish,
     Promote,
     Propose,
+    Reflect,
+    Repair,
     Scheduler,
     StopEarly,
     Submit,
@@ -46,7 +53,6 @@ from asiarch.hpc.standings import write_standings
 from asiarch.hpc.state import CampaignState, Candidate, interruption
 from asiarch.hpc.stop_request import StopRequest, clear_stop_request, read_stop_request
 from asiarch.hpc.warm import WarmProcess
-from asiarch.models.check.settings import CheckSettings
 from asiarch.models.errors import UserError
 
 ACCOUNT_EVERY_S = (10.0, 600.0)  # at first, and at longest
@@ -67,19 +73,34 @@ class Head:
         config: CampaignConfig,
         journal: Journal,
         log: HeadLog,
+        model: Model | None = None,
+        replayed: RunLayout | None = None,
         storage_was_bad: bool = False,
     ) -> None:
+        """`model` is the LLM, where there is one; `replayed` a run whose results stand in for training."""
         self._run = run
         self._config = config
         self._journal = journal
         self._log = log
         self.state = CampaignState.replay(read_journal(run.root))
         self._scheduler = Scheduler(config)
-        self._proposals = ProposalStore(run, config)
-        self._warm = _warm_process(run, config) if config.executor == "local" else None
-        self._jobs: Jobs = (
-            SlurmJobs(run, config) if self._warm is None else LocalJobs(run, config, self._warm.address)
-        )
+        self._checker = Checker(run, config)
+        self._research = None if model is None else Research(run, config, model, self._checker, log.say)
+        self._proposals = ProposalStore(run, config, self._research)
+        self._assistant: Assistant | None = None
+        if self._research is not None:
+            self._assistant = Assistant(
+                run, self.state, self._proposals, self._research, config, self._record
+            )
+        self._warm: WarmProcess | None = None
+        self._jobs: Jobs
+        if replayed is not None:
+            self._jobs = RecordedJobs(run, replayed)
+        elif config.executor == "slurm":
+            self._jobs = SlurmJobs(run, config)
+        else:
+            self._warm = _warm_process(run, config)
+            self._jobs = LocalJobs(run, config, self._warm.address)
         for key, trial in self.state.under_way.items():
             self._jobs.adopt(key, trial.job)
         self._refusals: list[SubmissionRefusedError] = []  # in a row
@@ -122,13 +143,9 @@ class Head:
             self._heed(request)
             return collected
         self._account()
-        action = self._scheduler.next_action(self.state)
-        if isinstance(action, Submit) and time.monotonic() < self._submit_after:
-            action = None
-        if action is not None:
-            self._act(action)
+        acted = any(self._act(action) for action in self._scheduler.actions(self.state))
         self._log.show_running(self.state, self._run)
-        return collected or action is not None
+        return collected or acted
 
     def _account(self) -> None:
         """Write down what the campaign has cost by Slurm's accounting, ever less often."""
@@ -208,14 +225,20 @@ class Head:
 
     # -- what the scheduler decided ----------------------------------------------------------------------
 
-    def _act(self, action: Action) -> None:
+    def _act(self, action: Action) -> bool:
+        """Do one thing; False where it has to wait, for the LLM or for Slurm."""
         match action:
             case Propose():
-                self._propose(action)
+                return self._propose(action)
+            case Draft(candidate, known):
+                self._proposals.begin(candidate, known, self.state)
+                return False
             case CheckProgram(candidate):
                 self._check(candidate)
+            case Repair() | CalibrateJudge() | Reflect():
+                return self._assist(action)
             case Submit():
-                self._submit(action)
+                return self._submit(action)
             case Promote(candidate, rung):
                 self._record("promoted", candidate=candidate, rung=rung)
             case StopEarly(candidate, rung, reason):
@@ -225,16 +248,32 @@ class Head:
                 self._record("budget_reached", reason=reason)
             case Finish():
                 self._record("campaign_finished")
+        return True
 
-    def _submit(self, action: Submit) -> None:
+    def _submit(self, action: Submit) -> bool:
+        if time.monotonic() < self._submit_after:
+            return False
         candidate, rung, seeds = action.candidate, action.rung, action.seeds
         try:
             jobs = self._hand_in(action)
         except SubmissionRefusedError as error:
             self._refused(action, error)
-            return
+            return True
         self._refusals.clear()
         self._record("submitted", candidate=candidate, rung=rung, seeds=list(seeds), jobs=jobs)
+        return True
+
+    def _assist(self, action: Repair | CalibrateJudge | Reflect) -> bool:
+        assert self._assistant is not None
+        if isinstance(action, Repair):
+            done = self._assistant.repair(action.candidate)
+        elif isinstance(action, Reflect):
+            done = self._assistant.reflect(action.candidate)
+        else:
+            return self._assistant.calibrate_judge()
+        if done:
+            self._after_trial(action.candidate)
+        return done
 
     def _refused(self, action: Submit, error: SubmissionRefusedError) -> None:
         """Try again, ever less often.
@@ -270,13 +309,19 @@ class Head:
                 raise
         return self._jobs.submit(action.candidate, action.rung, action.seeds, attempt, ())
 
-    def _propose(self, action: Propose) -> None:
+    def _propose(self, action: Propose) -> bool:
         try:
             stored = self._proposals.make(action.candidate, action.known, self.state)
         except NothingNew as error:
             self._record("budget_reached", reason=f"no new program: {error}")
-            return
+            return True
+        if stored is None:
+            return False
         proposal = stored.proposal
+        written = {}
+        if proposal.proposer == "llm":
+            may_repair = self._config.llm.repairs
+            written = {"may_repair": may_repair, "origins": proposal.notes.get("origins", [])}
         self._record(
             "proposed",
             candidate=action.candidate,
@@ -287,17 +332,17 @@ class Head:
             fingerprint=stored.fingerprint,
             saw=len(proposal.saw),  # proposal.json has all of them
             baseline=action.candidate < len(self._config.baselines),
+            **written,
         )
+        return True
 
     def _check(self, candidate: int) -> None:
-        report = run_check(
-            self._run.program(candidate),
-            self._check_settings(),
-            timeout_s=self._config.check.timeout,
-            memory_gb=self._config.check.memory_gb,
-            sandbox=self._config.sandbox != "off",
-            report_path=self._run.check(candidate),
-        )
+        failed = self._proposals.load(candidate).proposal.notes.get("failed")
+        if failed is not None:
+            self._record("refused", candidate=candidate, checks=["llm"], reason=f"no program: {failed}")
+            self._after_trial(candidate)
+            return
+        report = self._checker.check(self._run.program(candidate), self._run.check(candidate))
         if report.accepted:
             self._record("accepted", candidate=candidate, seconds=round(report.seconds, 2))
             return
@@ -305,20 +350,6 @@ class Head:
         refused = [check.name for check in report.refusals]
         self._record("refused", candidate=candidate, checks=refused, reason=f"{first.name}: {first.message}")
         self._after_trial(candidate)
-
-    def _check_settings(self) -> CheckSettings:
-        model = self._config.model
-        return CheckSettings(
-            hidden_size=model.hidden_size,
-            num_heads=model.num_heads,
-            layers=model.layers,
-            vocab_size=open_dataset(self._run.dataset(self._config)).manifest.vocab_size,
-            reference=model.match_parameters_to,
-            seed=self._config.seed,
-            document_boundaries=self._config.data.document_boundaries,
-            length=self._config.training.length,
-            precision=self._config.training.precision,
-        )
 
     # -- coming and going --------------------------------------------------------------------------------
 
@@ -340,6 +371,8 @@ class Head:
 
     def _leave(self, reason: str) -> None:
         self._jobs.leave(list(self.state.under_way))
+        if self._research is not None:
+            self._research.leave()
         if reason == signal.SIGTERM.name:
             # Slurm kills what takes long, and the next head goes on: results.h5 can wait
             write_standings(self._run, self.state)

@@ -22,6 +22,8 @@ from pydantic import (
 
 from asiarch.hpc.config_errors import describe_errors
 from asiarch.hpc.config_evaluation import EvaluationConfig, Section
+from asiarch.hpc.config_jobs import LocalConfig, SlurmConfig
+from asiarch.hpc.config_llm import LlmConfig
 from asiarch.hpc.config_values import (
     Count,
     Duration,
@@ -34,13 +36,12 @@ from asiarch.hpc.config_values import (
     absolute_each,
     number,
 )
-from asiarch.hpc.settings import trials_in_flight
 from asiarch.hpc.yaml_source import YamlSource
 from asiarch.models.errors import UserError
 
 PRESETS = ("demo", "explore", "verify", "final")
 Preset = Literal["demo", "explore", "verify", "final"]
-ProposerName = Literal["grammar", "random"]
+ProposerName = Literal["grammar", "llm", "random"]
 Baseline = Literal[
     "delta_net",
     "gated_delta_net",
@@ -178,36 +179,6 @@ class CheckConfig(Section):
     memory_gb: Positive
 
 
-class LocalConfig(Section):
-    """This machine: how many trials train at a time, and the ranks (processes) of each."""
-
-    slots: Count
-    ranks: Count
-
-
-class SlurmConfig(Section):
-    """What a candidate job asks Slurm for; `max_in_flight` and `max_gpus` bound what waits or runs at a time."""
-
-    partition: str | None
-    account: str | None
-    qos: str | None
-    time: Duration
-    nodes: Count
-    gpus_per_node: Natural
-    cpus_per_task: Count
-    mem_gb: Count | None
-    max_in_flight: Count
-    max_gpus: Count | None
-    array_parallelism: Count | None
-    setup: tuple[str, ...]
-    extra: dict[str, str]
-
-    @property
-    def trials_in_flight(self) -> int:
-        """How many trials may wait or run at a time, by both limits."""
-        return trials_in_flight(self.max_in_flight, self.max_gpus, self.nodes * self.gpus_per_node)
-
-
 class WatchdogConfig(Section):
     """When a trial is stopped; null turns a watch off. See asiarch.hpc.training.watchdog.
 
@@ -252,6 +223,7 @@ class CampaignConfig(Section):
     rungs: Annotated[tuple[Fraction, ...], Field(min_length=1)]
     promote: Fraction
     proposers: dict[ProposerName, Positive]
+    llm: LlmConfig
     policy: PolicyConfig
     search: SearchConfig
     evaluation: EvaluationConfig
@@ -309,6 +281,8 @@ class CampaignConfig(Section):
             raise ValueError(f"evaluation: {shortest} tokens are less than one text of training.length")
         if not math.isclose(sum(self.proposers.values()), 1.0, abs_tol=1e-6):
             raise ValueError(f"proposers: the shares sum to {sum(self.proposers.values()):g}, not to 1")
+        if "llm" in self.proposers and not self.llm.is_there:
+            raise ValueError("proposers has llm: name the folder of its weights in llm.model")
         return self
 
     def _ranks_share_batches(self) -> None:

@@ -91,6 +91,7 @@ POLICIES: Final[dict[Cause, Policy]] = {
     "training_error": "give_up",
 }
 
+MENDABLE: Final = frozenset(str(cause) for cause, policy in POLICIES.items() if policy == "repair")
 STORAGE_ERRORS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 # what a dead process's last lines say of its death, the most telling first

@@ -16,6 +16,10 @@ from asiarch.results.ranking import candidate_fitness
 SHOWN: dict[str, tuple[str, ...]] = {
     "proposed": ("name", "parent", "edits"),
     "refused": ("reason",),
+    "repaired": ("reason",),
+    "judge_calibrated": ("usable", "error", "reason"),
+    "judged": ("score",),
+    "analysed": ("held", "lacking"),
     "trial_started": ("host", "pid"),
     "trial_interrupted": ("cause", "detail"),
     "trial_failed": ("cause", "detail"),
@@ -79,6 +83,11 @@ class HeadLog:
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")[:19]
         text = f"refused_submission again_in_s={wait_s:.0f} reason={_plain(reason)}"
         self._console.print(f"{now}Z {candidate:04d} {text}", markup=False)
+
+    def say(self, words: str) -> None:
+        """One line about no candidate."""
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")[:19]
+        self._console.print(f"{now}Z -    {words}", markup=False)
 
     def stopping(self, reason: str, consequence: str) -> None:
         """Say that a signal was taken, and what it does to running trials."""

@@ -49,6 +49,11 @@ class RunLayout:
         return self.root / "results.h5"
 
     @property
+    def llm(self) -> Path:
+        """What was said to the LLM and by it, and its server's log."""
+        return self.root / "llm"
+
+    @property
     def candidates(self) -> Path:
         return self.root / "candidates"
 
@@ -64,9 +69,23 @@ class RunLayout:
     def check(self, candidate: int) -> Path:
         return self.candidate(candidate) / "check.json"
 
+    def drafts(self, candidate: int) -> Path:
+        """What an LLM wrote on the way to a candidate's program, a folder for each try."""
+        return self.candidate(candidate) / "drafts"
+
+    def analysis(self, candidate: int) -> Path:
+        return self.candidate(candidate) / "analysis.json"
+
+    def trials(self, candidate: int) -> Path:
+        return self.candidate(candidate) / "trials"
+
+    def trials_before(self, candidate: int, repair: int) -> Path:
+        """The trials of the program that the repair of this number (from 1) mended."""
+        return self.candidate(candidate) / f"trials-before-repair{repair}"
+
     @lru_cache(maxsize=4096)  # noqa: B019 - asked for every second
     def trial(self, candidate: int, rung: int, seed: int) -> "TrialLayout":
-        return TrialLayout(self.candidate(candidate) / "trials" / f"rung{rung}-seed{seed}")
+        return TrialLayout(self.trials(candidate) / f"rung{rung}-seed{seed}")
 
     def jobs(self, candidate: int, rung: int) -> Path:
         """The folder of submitit's pickles and logs for one candidate job."""

@@ -1,23 +1,30 @@
 """Make a candidate's program and store it in the campaign's folder, before the journal knows of it."""
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from asiarch.agents.grammar import BASELINE_PROGRAMS, GrammarProposer, RandomProposer, to_spec
+from asiarch.agents.llm.researcher import Context
+from asiarch.agents.llm.roles.analyst import Analysis
 from asiarch.agents.novelty import fingerprint
 from asiarch.agents.policy import make_policy
-from asiarch.agents.proposer import KnownCandidate, Proposal, Proposer
+from asiarch.agents.proposer import KnownCandidate, NothingNew, Proposal, Proposer
 from asiarch.hpc.config import CampaignConfig, ProposerName
 from asiarch.hpc.layout import RunLayout
+from asiarch.hpc.research import DraftRequest, Research
 from asiarch.hpc.state import CampaignState, Candidate
 from asiarch.models.baselines import baseline_path
 from asiarch.results.files import atomic_write_text
 from asiarch.results.ranking import candidate_fitness, fitness_by_seed
+
+REFERENCES = 3  # candidates beside the parent that an LLM is shown, at most
 
 
 @dataclass(frozen=True)
@@ -31,10 +38,12 @@ class StoredProposal:
 class ProposalStore:
     """Asks the campaign's proposers, and keeps what they answered."""
 
-    def __init__(self, run: RunLayout, config: CampaignConfig) -> None:
+    def __init__(self, run: RunLayout, config: CampaignConfig, research: Research | None = None) -> None:
+        """`research` is the LLM's, where the campaign has one."""
         self._run = run
         self._config = config
-        policy = make_policy(**config.policy.model_dump())
+        self._research = research
+        self._policy = policy = make_policy(**config.policy.model_dump())
         self._proposers: dict[ProposerName, Proposer] = {
             "grammar": GrammarProposer(policy),
             "random": RandomProposer(),
@@ -42,24 +51,52 @@ class ProposalStore:
         self._sources: dict[int, tuple[str, dict[str, Any]]] = {}  # program and spec
         self._finished: dict[int, KnownCandidate] = {}
 
-    def make(self, number: int, known: tuple[int, ...], state: CampaignState) -> StoredProposal:
-        """The proposal of candidate `number`, made now unless it lies on disk already.
+    def make(self, number: int, known: tuple[int, ...], state: CampaignState) -> StoredProposal | None:
+        """The proposal of candidate `number`, made now unless it lies on disk already; None while the LLM is at it.
 
         Raises:
             NothingNew: the proposer finds no program that was not proposed before.
         """
         if self._run.proposal(number).exists():
             return self.load(number)
-        proposal = self._baseline(number) or self._ask(number, known, state)
-        stored = StoredProposal(proposal, fingerprint(proposal.program))
-        self.keep(number, stored)
+        proposal = self._baseline(number)
+        if proposal is None:
+            rng, name = self._draw(number)
+            proposal = (
+                self._drafted(number, known, state) if name == "llm" else self._ask(name, known, state, rng)
+            )
+        if proposal is None:
+            return None
+        if self._research is not None:
+            self._research.forget_draft(number)
+        return self.keep(number, proposal)
+
+    def begin(self, number: int, known: tuple[int, ...], state: CampaignState) -> None:
+        """Have the LLM begin what `make` will ask for, where it is the LLM's to make."""
+        _, name = self._draw(number)
+        if name == "llm" and self._research is not None and not self._run.proposal(number).exists():
+            self._research.draft(number, 0, partial(self._request, number, known, state, 0))
+
+    def _draw(self, number: int) -> tuple[np.random.Generator, ProposerName]:
+        """The random numbers of a candidate, and whose it is."""
+        rng = np.random.default_rng(np.random.SeedSequence([self._config.seed, number]))
+        return rng, draw_proposer(self._config.proposers, rng)
+
+    def keep(self, number: int, proposal: Proposal) -> StoredProposal:
+        """Write a proposal to the candidate's folder, with the report of a check that it has had as a draft."""
+        stored = StoredProposal(proposal, _fingerprint(proposal.program))
+        self._sources.pop(number, None)
+        draft = self._run.drafts(number) / hashlib.sha256(proposal.program.encode()).hexdigest()[:12]
+        if (draft / "check.json").exists():
+            atomic_write_text(self._run.check(number), (draft / "check.json").read_text())
+        # the program first: a proposal.json means that both are there
+        atomic_write_text(self._run.program(number), proposal.program)
+        atomic_write_text(self._run.proposal(number), json.dumps(_to_json(stored), indent=1) + "\n")
         return stored
 
-    def keep(self, number: int, stored: StoredProposal) -> None:
-        """Write a proposal to the candidate's folder."""
-        # the program first: a proposal.json means that both are there
-        atomic_write_text(self._run.program(number), stored.proposal.program)
-        atomic_write_text(self._run.proposal(number), json.dumps(_to_json(stored), indent=1) + "\n")
+    def replace_program(self, number: int, program: str) -> StoredProposal:
+        """Put a mended program in the place of a candidate's own, which `drafts/` keeps."""
+        return self.keep(number, replace(self.load(number).proposal, program=program))
 
     def load(self, number: int) -> StoredProposal:
         """The stored proposal of a candidate."""
@@ -88,15 +125,57 @@ class ProposalStore:
             saw=(),
         )
 
-    def _ask(self, number: int, known: tuple[int, ...], state: CampaignState) -> Proposal:
-        rng = np.random.default_rng(np.random.SeedSequence([self._config.seed, number]))
-        proposer = self._proposers[draw_proposer(self._config.proposers, rng)]
+    def _ask(
+        self, name: ProposerName, known: tuple[int, ...], state: CampaignState, rng: np.random.Generator
+    ) -> Proposal:
+        seen = _seen(state.candidates.values())
+        return self._proposers[name].propose(self._views(known, state), rng, seen)
+
+    def _views(self, known: tuple[int, ...], state: CampaignState) -> list[KnownCandidate]:
+        """The baselines and the known candidates, the results of the known ones with them."""
         baselines = range(len(self._config.baselines))
         candidates = [state.candidates[n] for n in sorted({*baselines, *known})]
-        seen = {candidate.fingerprint for candidate in state.candidates.values()}
         with_results = frozenset(known)
-        views = [self._view(candidate, candidate.id in with_results, state) for candidate in candidates]
-        return proposer.propose(views, rng, seen)
+        return [self._view(candidate, candidate.id in with_results, state) for candidate in candidates]
+
+    def _drafted(self, number: int, known: tuple[int, ...], state: CampaignState) -> Proposal | None:
+        """The LLM's proposal. One that repeats what was proposed while it was made is made once more."""
+        assert self._research is not None
+        first = self._research.draft(number, 0, partial(self._request, number, known, state, 0))
+        if first is None or "failed" in first.notes:
+            return first
+        if _fingerprint(first.program) not in _seen(state.candidates.values()):
+            return first
+        return self._research.draft(number, 1, partial(self._request, number, known, state, 1))
+
+    def _request(self, number: int, known: tuple[int, ...], state: CampaignState, turn: int) -> DraftRequest:
+        """What a draft may know. `turn` 0 is begun ahead, so it must not see what others proposed meanwhile."""
+        rng, _ = self._draw(number)
+        views = self._views(known, state)
+        parent = self._policy.parent(views, rng)
+        if parent is None:
+            raise NothingNew("no known candidate can be a parent")
+        shown = state.candidates.values() if turn else [state.candidates[view.id] for view in views]
+        return DraftRequest(
+            parent=parent,
+            references=self._policy.references(views, rng, REFERENCES),
+            known=tuple(views),
+            context=Context(analyses=self._analyses(known), motivations=self._motivations(views)),
+            rng=rng,
+            seen=frozenset(_seen(shown)),
+        )
+
+    def _analyses(self, known: tuple[int, ...]) -> dict[int, Analysis]:
+        found = {}
+        for number in known:
+            path = self._run.analysis(number)
+            words = json.loads(path.read_text())["analysis"] if path.exists() else None
+            if words is not None:
+                found[number] = Analysis(**words)
+        return found
+
+    def _motivations(self, views: Sequence[KnownCandidate]) -> dict[int, str]:
+        return {view.id: self.load(view.id).proposal.motivation for view in views}
 
     def _view(self, candidate: Candidate, results_known: bool, state: CampaignState) -> KnownCandidate:
         if results_known and candidate.id in self._finished:
@@ -106,10 +185,10 @@ class ProposalStore:
         seed_fitness: tuple[float, ...] = ()
         if results_known and candidate.status == "finished":
             own, reference = candidate.summaries(), state.candidates[0].summaries()
-            fitness = candidate_fitness(own, reference, state.last_rung).value
+            fitness = candidate_fitness(own, reference, state.last_rung, candidate.judgement).value
             at_last = [summary.validation_loss for summary in own if summary.key.rung == state.last_rung]
             loss = float(np.mean(at_last))
-            seed_fitness = fitness_by_seed(own, reference, state.last_rung)
+            seed_fitness = fitness_by_seed(own, reference, state.last_rung, candidate.judgement)
         view = KnownCandidate(
             id=candidate.id,
             name=candidate.name,
@@ -125,6 +204,23 @@ class ProposalStore:
         if view.has_result:
             self._finished[candidate.id] = view
         return view
+
+
+def _seen(candidates: Iterable[Candidate]) -> set[str]:
+    """As they were proposed: when repairs come is a matter of time, which a deterministic search must not see."""
+    return {candidate.proposed_as for candidate in candidates}
+
+
+def _fingerprint(program: str) -> str:
+    try:
+        return fingerprint(program)
+    except (
+        SyntaxError,
+        ValueError,
+        RecursionError,
+        MemoryError,
+    ):  # an LLM's last word may be no program at all
+        return hashlib.sha256(program.encode()).hexdigest()
 
 
 def draw_proposer(shares: Mapping[ProposerName, float], rng: np.random.Generator) -> ProposerName:

@@ -13,6 +13,7 @@ arXiv 1810.05934: asynchronous successive halving).
 
 import math
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from asiarch.hpc.config import CampaignConfig
@@ -29,7 +30,34 @@ class Propose:
 
 
 @dataclass(frozen=True)
+class Draft:
+    """Begin to make a candidate whose turn to be proposed comes later."""
+
+    candidate: int
+    known: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class CheckProgram:
+    candidate: int
+
+
+@dataclass(frozen=True)
+class Repair:
+    """Have a program mended that failed in training."""
+
+    candidate: int
+
+
+@dataclass(frozen=True)
+class CalibrateJudge:
+    pass
+
+
+@dataclass(frozen=True)
+class Reflect:
+    """Have a candidate's results analysed, and the candidate judged."""
+
     candidate: int
 
 
@@ -63,7 +91,19 @@ class Finish:
     pass
 
 
-Action = Propose | CheckProgram | Submit | Promote | StopEarly | EndProposals | Finish
+Action = (
+    Propose
+    | Draft
+    | CheckProgram
+    | Repair
+    | CalibrateJudge
+    | Reflect
+    | Submit
+    | Promote
+    | StopEarly
+    | EndProposals
+    | Finish
+)
 
 
 class Scheduler:
@@ -75,18 +115,36 @@ class Scheduler:
         self._room = config.slurm.trials_in_flight if config.executor == "slurm" else sys.maxsize
         self.total = len(config.baselines) + config.budget.candidates
         self._fitness: dict[tuple[int, int], float] = {}  # of complete rungs, which change no more
+        self._judged = config.llm.is_there and config.llm.judge
+        self._reflecting = config.llm.is_there and (config.llm.analyst or config.llm.judge)
+        self._ahead = config.llm.parallel if "llm" in config.proposers else 1
 
-    def next_action(self, state: CampaignState) -> Action | None:
-        """The one thing to do now; None where the head has to wait for a trial."""
+    def actions(self, state: CampaignState) -> Iterator[Action]:
+        """What can be done now, the most urgent first; each is found as it is asked for.
+
+        The head does the first one that does not have to wait for the LLM, and asks anew.
+        """
         for candidate in state.unsettled:
             action = self._next_for(candidate, state)
             if action is not None:
-                return action
-        return self._propose(state) or self._finish(state)
+                yield action
+        if self._judged and state.judge is None and len(state.candidates) >= len(self._config.baselines):
+            yield CalibrateJudge()
+        elif self._reflecting:
+            yield from (Reflect(candidate.id) for candidate in state.unreflected)
+        proposal = self._propose(state)
+        if proposal is not None:
+            yield proposal
+        if isinstance(proposal, Propose) and proposal.candidate >= len(self._config.baselines):
+            yield from self._drafts(proposal.candidate + 1, state)
+        if (finish := self._finish(state)) is not None:
+            yield finish
 
     def _next_for(self, candidate: Candidate, state: CampaignState) -> Action | None:
         if candidate.status == "proposed":
             return CheckProgram(candidate.id)
+        if candidate.status == "broken":
+            return Repair(candidate.id)
         if candidate.status != "training":
             return None
         trials = candidate.trials_at(candidate.rung)
@@ -149,19 +207,31 @@ class Scheduler:
         # a baseline's program is known from the start, its results only as those of any other candidate
         return Propose(number, known)
 
+    def _drafts(self, start: int, state: CampaignState) -> Iterator[Draft]:
+        """The proposals after the next one that can be begun, so that the LLM works at several at once."""
+        for number in range(start, min(start + self._ahead - 1, self.total)):
+            known = self._known(number, state)
+            if known is None or (known and known[-1] >= len(state.candidates)):
+                return
+            yield Draft(number, known)
+
     def _known(self, number: int, state: CampaignState) -> tuple[int, ...] | None:
         """Whose results a proposal may use; None while its turn has not come."""
         in_flight = self._config.search.in_flight
+        unreflected = {c.id for c in state.unreflected} if self._reflecting else set()
         if self._deterministic:
             last = number - in_flight
-            return None if any(c.id <= last for c in state.unsettled) else tuple(range(last + 1))
-        if len(state.unsettled) >= in_flight:
+            waits = any(c.id <= last for c in state.unsettled) or any(n <= last for n in unreflected)
+            return None if waits else tuple(range(last + 1))
+        drafted = number - len(state.candidates)
+        if len(state.unsettled) + drafted >= in_flight:
             return None
-        return tuple(c.id for c in state.candidates.values() if c.settled)
+        return tuple(c.id for c in state.candidates.values() if c.settled and c.id not in unreflected)
 
     def _finish(self, state: CampaignState) -> Action | None:
         ended = len(state.candidates) >= self.total or state.proposing_ended
-        return Finish() if ended and not state.unsettled and not state.finished else None
+        waits = state.unsettled or (self._reflecting and state.unreflected)
+        return Finish() if ended and not waits and not state.finished else None
 
 
 def completed(candidate: Candidate, rung: int, state: CampaignState) -> bool:

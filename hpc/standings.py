@@ -17,7 +17,8 @@ Standings = tuple[Ranking, tuple[ProposerYield, ...]]
 
 def current_ranking(run: RunLayout, state: CampaignState) -> Ranking:
     """The ranking of all candidates with results, as the journal has them."""
-    return rank(state.summaries, candidate_infos(run, state), reference=0, seeds=state.seeds)
+    judge = {c.id: c.judgement for c in state.candidates.values() if c.judgement is not None}
+    return rank(state.summaries, candidate_infos(run, state), reference=0, seeds=state.seeds, judge=judge)
 
 
 def current_yields(state: CampaignState, ranking: Ranking) -> tuple[ProposerYield, ...]:

@@ -11,12 +11,13 @@ from functools import cached_property
 from typing import Any, Literal
 
 from asiarch.hpc.accounting import Usage
-from asiarch.hpc.failures import POLICIES
+from asiarch.hpc.failures import MENDABLE, POLICIES
 from asiarch.hpc.journal import Event
 from asiarch.models.errors import UserError
 from asiarch.results.trial import TrialSummary
 
-CandidateStatus = Literal["proposed", "refused", "training", "stopped", "failed", "finished"]
+# broken: it failed in training, and its proposer may mend it
+CandidateStatus = Literal["proposed", "refused", "training", "broken", "stopped", "failed", "finished"]
 TrialStatus = Literal["submitted", "interrupted", "finished", "failed"]
 NODE_MAY_FAIL = 2  # times, before trials stay away from it
 Slot = tuple[int, int]  # (rung, seed): one trial of a candidate
@@ -66,6 +67,11 @@ class Candidate:
     trials: dict[Slot, Trial] = field(default_factory=dict)
     submissions: Counter[int] = field(default_factory=Counter)  # by rung
     reason: str = ""
+    proposed_as: str = ""  # its first program's fingerprint
+    may_repair: int = 0  # times, after failures in training
+    repairs: int = 0
+    reflected: bool = False  # whether its results were analysed, or could not be
+    judgement: float | None = None  # the judge's score, 1 to 10
 
     @property
     def settled(self) -> bool:
@@ -109,9 +115,11 @@ class CampaignState:
     head_jobs: set[str] = field(default_factory=set)  # of Slurm
     usage: Usage | None = None  # by Slurm's accounting
     stop_reason: str = ""
+    judge: dict[str, Any] | None = None  # what became of its calibration
     submission_refused: str = ""  # sbatch's words, until it takes a job again
     # what follows is in the candidates too; kept, as all of them are too many to look through at every event
     _open: dict[int, Candidate] = field(default_factory=dict)
+    _unreflected: dict[int, Candidate] = field(default_factory=dict)
     _trials_gpu_hours: float = 0.0
     _head_since: str = ""
     _heads_before_s: float = 0.0
@@ -144,6 +152,12 @@ class CampaignState:
     def _note_open(self, candidate: Candidate) -> None:
         if candidate.settled:
             self._open.pop(candidate.id, None)
+            if candidate.status in ("finished", "stopped") and not (
+                candidate.baseline or candidate.reflected
+            ):
+                self._unreflected[candidate.id] = candidate
+            else:
+                self._unreflected.pop(candidate.id, None)
         elif candidate.id not in self._open:
             self._open[candidate.id] = candidate
             if candidate.id < max(self._open):  # reopened
@@ -186,6 +200,11 @@ class CampaignState:
         """The candidates for which something may still run, by their numbers."""
         return list(self._open.values())
 
+    @property
+    def unreflected(self) -> list[Candidate]:
+        """The candidates with results, baselines aside, that nobody has analysed."""
+        return list(self._unreflected.values())
+
     def _on_campaign_started(self, event: Event) -> None:
         self.started = self._head_since = event["time"]
         self.seeds = tuple(event["seeds"])
@@ -211,6 +230,8 @@ class CampaignState:
             parent=event["parent"],
             fingerprint=event["fingerprint"],
             baseline=event["baseline"],
+            may_repair=event.get("may_repair", 0),
+            proposed_as=event["fingerprint"],
         )
 
     def _on_accepted(self, event: Event) -> None:
@@ -271,10 +292,34 @@ class CampaignState:
             return
         failed = [trial for trial in trials.values() if trial.status == "failed"]
         if failed:
-            candidate.status = "failed"
+            mendable = all(trial.cause in MENDABLE for trial in failed)
+            mendable &= candidate.repairs < candidate.may_repair
+            candidate.status = "broken" if mendable else "failed"
             candidate.reason = f"{failed[0].cause}: {failed[0].detail}"
         elif candidate.rung == self.last_rung:
             candidate.status = "finished"
+
+    def _on_repaired(self, event: Event) -> None:
+        """A program that failed in training was mended, and starts anew; without a fingerprint it was not."""
+        candidate = self.candidates[event["candidate"]]
+        candidate.repairs += 1
+        if event["fingerprint"] is None:
+            candidate.status = "failed"
+            return
+        candidate.status, candidate.reason, candidate.rung = "proposed", "", 0
+        candidate.fingerprint = event["fingerprint"]
+        candidate.trials.clear()
+
+    def _on_judge_calibrated(self, event: Event) -> None:
+        self.judge = {"usable": event["usable"], "reason": event["reason"]}
+        for number, score in event["scores"].items():
+            self.candidates[int(number)].judgement = score
+
+    def _on_judged(self, event: Event) -> None:
+        self.candidates[event["candidate"]].judgement = event["score"]
+
+    def _on_analysed(self, event: Event) -> None:
+        self.candidates[event["candidate"]].reflected = True
 
     def _on_promoted(self, event: Event) -> None:
         self.candidates[event["candidate"]].rung = event["rung"]

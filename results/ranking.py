@@ -283,17 +283,21 @@ def _csv(ranking: Ranking) -> str:
     return text.getvalue()
 
 
-def candidate_fitness(own: Iterable[TrialSummary], reference: Iterable[TrialSummary], rung: int) -> Fitness:
+def candidate_fitness(
+    own: Iterable[TrialSummary], reference: Iterable[TrialSummary], rung: int, judge: float | None = None
+) -> Fitness:
     """The fitness of a candidate's trials at a rung, over the seeds that the reference has there too.
+
+    `judge` is its score from 1 to 10.
 
     Raises ValueError where they share no seed at that rung.
     """
     pairs = _shared_seeds(own, reference, rung)
-    return _fitness([mine for mine, _ in pairs], [theirs for _, theirs in pairs], None)
+    return _fitness([mine for mine, _ in pairs], [theirs for _, theirs in pairs], judge)
 
 
 def fitness_by_seed(
-    own: Iterable[TrialSummary], reference: Iterable[TrialSummary], rung: int
+    own: Iterable[TrialSummary], reference: Iterable[TrialSummary], rung: int, judge: float | None = None
 ) -> tuple[float, ...]:
     """The fitness that each seed's trial would have alone, for the same trials as in `candidate_fitness`.
 
@@ -301,7 +305,7 @@ def fitness_by_seed(
     are small.
     """
     return tuple(
-        _fitness([mine], [theirs], None).value for mine, theirs in _shared_seeds(own, reference, rung)
+        _fitness([mine], [theirs], judge).value for mine, theirs in _shared_seeds(own, reference, rung)
     )
 
 

@@ -64,6 +64,10 @@ def _examine(
     if config is None:
         return
     yield from examine_campaign(config, folder)
+    if config.llm.is_there:
+        from asiarch.hpc.doctor.language_model import examine_language_model
+
+        yield from examine_language_model(config.llm)
     if config.executor == "slurm":
         from asiarch.hpc.doctor.slurm import examine_slurm
 

@@ -30,20 +30,34 @@ CHANGEABLE = {"slurm", "local", "trial"}
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value of CONFIG, as in seed=1."
 )
-def run(config: Path | None, run_dir: Path | None, overrides: tuple[str, ...]) -> None:
+@click.option(
+    "--replay",
+    "replayed",
+    metavar="RUN",
+    type=click.Path(path_type=Path),
+    help="Go through the campaign of RUN again, in a folder of its own: its trials' results and its LLM's answers "
+    "stand in for GPU and LLM.",
+)
+def run(config: Path | None, run_dir: Path | None, overrides: tuple[str, ...], replayed: Path | None) -> None:
     """Start the campaign of CONFIG in runs/NAME (or --run DIR), or go on where it stopped.
 
     The same command goes on after a Ctrl-C, a crash or a kill. Exit code 0: the campaign is finished; 3: it was
     stopped, by a signal or `asiarch-hpc stop`, and can go on; 2: it cannot run, and the message says why.
     """
-    layout, settings = _open_campaign(config, run_dir, overrides)
+    recorded = None
+    if replayed is None:
+        layout, settings = _open_campaign(config, run_dir, overrides)
+    else:
+        recorded, layout, settings = _open_replay(replayed, config, run_dir, overrides)
     # no child of ours may find the checkout's folders under their bare names
     os.environ["PYTHONSAFEPATH"] = "1"
     os.chdir(layout.root)
-    use_frozen_code(layout, ["run", "--run", str(layout.root)], begun=_has_begun(layout))
+    command = ["run", "--run", str(layout.root)]
+    command += [] if recorded is None else ["--replay", str(recorded.root)]
+    use_frozen_code(layout, command, begun=_has_begun(layout))
     _say_where(layout, settings)
-    finished = _work_through_bad_storage(layout, settings)
-    again = f"asiarch-hpc run --run {layout.root}"
+    finished = _work_through_bad_storage(layout, settings, recorded, command)
+    again = " ".join(["asiarch-hpc", *command])
     if finished:
         _say_results(layout, settings)
     else:
@@ -51,18 +65,41 @@ def run(config: Path | None, run_dir: Path | None, overrides: tuple[str, ...]) -
         raise SystemExit(3)
 
 
-def _work_through_bad_storage(layout: RunLayout, config: CampaignConfig) -> bool:
+def _open_replay(
+    replayed: Path, config: Path | None, run_dir: Path | None, overrides: tuple[str, ...]
+) -> tuple[RunLayout, RunLayout, CampaignConfig]:
+    """The run that is gone through again, and the folder and settings of the replay."""
+    if config is not None or overrides:
+        raise UserError(
+            "--replay takes the settings of the run that it goes through again: give no CONFIG or --set"
+        )
+    recorded = find_run(replayed)
+    if run_dir is None or run_dir.resolve() == recorded.root:
+        raise UserError("--replay writes a campaign's folder anew: name a new one with --run DIR")
+    layout = RunLayout(run_dir.resolve())
+    # nothing is queued, whoever queued it then
+    settings = load_frozen(recorded.config).model_copy(update={"executor": "local"})
+    if layout.config.exists() and load_frozen(layout.config) != settings:
+        raise UserError(f"{layout.root} holds another campaign: name a new folder with --run DIR")
+    layout.root.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(layout.config, freeze(settings))
+    return recorded, layout, settings
+
+
+def _work_through_bad_storage(
+    layout: RunLayout, config: CampaignConfig, recorded: RunLayout | None, command: list[str]
+) -> bool:
     """Work; where the disk cannot be written, wait for it and go on as after a kill, in a process anew."""
     storage_was_bad = bool(os.environ.pop(STORAGE_WAS_BAD, ""))
     try:
-        finished = _work(layout, config, storage_was_bad)
+        finished = _work(layout, config, recorded, storage_was_bad)
     except OSError as error:
         if not is_storage_error(error):
             raise
         for folder in (layout.root, layout.candidates):
             wait_for_storage(folder, _say_now)
         os.environ[STORAGE_WAS_BAD] = "yes"
-        restart(["run", "--run", str(layout.root)])
+        restart(command)
     return finished
 
 
@@ -114,11 +151,14 @@ def _open_campaign(
     return layout, frozen
 
 
-def _work(layout: RunLayout, config: CampaignConfig, storage_was_bad: bool) -> bool:
+def _work(
+    layout: RunLayout, config: CampaignConfig, recorded: RunLayout | None, storage_was_bad: bool
+) -> bool:
     # imported here: a wrong CONFIG should be refused at once
     from asiarch.hpc.campaign import Head
     from asiarch.hpc.head_log import HeadLog
     from asiarch.hpc.journal import Journal
+    from asiarch.hpc.language_model import open_language_model
     from asiarch.hpc.schedule import Scheduler
 
     with Journal(layout.root) as journal:
@@ -141,7 +181,8 @@ def _work(layout: RunLayout, config: CampaignConfig, storage_was_bad: bool) -> b
                 code_version=code_version(),
             )
         log = HeadLog(Scheduler(config).total)
-        return Head(layout, config, journal, log, storage_was_bad).work()
+        with open_language_model(layout, config, recorded, log.say) as model:
+            return Head(layout, config, journal, log, model, recorded, storage_was_bad).work()
 
 
 def _require_slurm(config: CampaignConfig) -> None:

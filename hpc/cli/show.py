@@ -25,13 +25,21 @@ from asiarch.results.trial import TrialSummary
 @click.argument("candidate_id", metavar="ID", type=int)
 @run_option
 @json_option
-def show(candidate_id: int, run_dir: Path | None, as_json: bool) -> None:
+@click.option(
+    "--trace", is_flag=True, help="Tell how it came about: what its LLM was asked, said and mended."
+)
+def show(candidate_id: int, run_dir: Path | None, as_json: bool, trace: bool) -> None:
     """Show a candidate: motivation, program, what changed against its parent, results, logs."""
     layout = find_run(run_dir)
     state = CampaignState.replay(read_journal(layout.root))
     candidate = get_candidate(state, candidate_id)
     if as_json:
         click.echo(json.dumps(_to_json(layout, state, candidate), indent=1))
+        return
+    if trace:
+        from asiarch.hpc.cli.trace import print_trace
+
+        print_trace(layout, candidate_id)
         return
     _print_story(layout, candidate)
     _print_results(layout, state, candidate)

@@ -23,7 +23,7 @@ from scale import CHECK_S, campaign_folder, finished_trial, loss_of, no_fsync
 
 from asiarch.hpc.journal import Journal
 from asiarch.hpc.layout import RunLayout
-from asiarch.hpc.proposals import ProposalStore, StoredProposal
+from asiarch.hpc.proposals import ProposalStore
 from asiarch.hpc.standings import write_standings
 from asiarch.hpc.state import CampaignState
 from asiarch.results.trial import TrialKey
@@ -50,11 +50,12 @@ def make_folder(folder: Path, candidates: int) -> RunLayout:
         for number in range(candidates):
             baseline = number < len(config.baselines)
             stored = store.make(min(number, len(config.baselines) - 1), (), state)
+            assert stored is not None
             if not baseline:
                 # as in a campaign: those that had a result, which is not what failed or was under way
                 saw = tuple(n for n in range(number - 32) if n % 20 != 7)
                 proposal = replace(stored.proposal, proposer="grammar", parent=0, saw=saw)
-                store.keep(number, StoredProposal(proposal, stored.fingerprint))
+                store.keep(number, proposal)
             write(
                 "proposed",
                 candidate=number,

@@ -116,7 +116,13 @@ BAD = [
     ("evaluation: {test_tokens: 10}", "10 tokens are less than one text of training.length"),
     ("data: &a {train: *a}", "c.yaml:4: write the value out: *a is not taken here"),
     ("seeds: 0", "c.yaml:4: seeds: input should be greater than or equal to 1, not 0"),
-    ("proposers: {llm: 1.0}", "c.yaml:4: proposers.llm: input should be 'grammar' or 'random'"),
+    ("proposers: {gramar: 1.0}", "c.yaml:4: proposers.gramar: input should be 'grammar', 'llm' or 'random'"),
+    (
+        "proposers: {llm: 1.0}",
+        "proposers has llm: name the folder of its weights in llm.model",
+    ),
+    ("llm: {base_url: 'http://a/v1'}", "c.yaml:4: llm: base_url needs the name that the model has there"),
+    ("llm: {answer: 4096}", "c.yaml:4: llm: answer 4096 leaves no room for a question in a context of 2048"),
     ("proposers: {grammar: 0.5}", "proposers: the shares sum to 0.5, not to 1"),
     ("policy: {parents: 60}", "c.yaml:4: policy: parents 60 is more than the pool 50"),
     (

@@ -10,11 +10,15 @@ from hypothesis import strategies as st
 
 from asiarch.hpc.config import CampaignConfig, load_config
 from asiarch.hpc.schedule import (
+    CalibrateJudge,
     CheckProgram,
+    Draft,
     EndProposals,
     Finish,
     Promote,
     Propose,
+    Reflect,
+    Repair,
     Scheduler,
     StopEarly,
     Submit,
@@ -34,10 +38,25 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> CampaignConfig:
     return load_config(path)
 
 
+@pytest.fixture(scope="module")
+def with_llm(config: CampaignConfig) -> CampaignConfig:
+    llm = config.llm.model_copy(update={"model": "/w", "judge": True})
+    return config.model_copy(update={"llm": llm, "proposers": {"llm": 1.0}})
+
+
+OF_THE_LLM = (Propose, Draft, Repair, CalibrateJudge, Reflect)
+
+
 class Simulation:
-    """Applies the scheduler's actions; trials end in an order drawn from `order`, with numbers of their own."""
+    """Applies the scheduler's actions; trials end in an order drawn from `order`, with numbers of their own.
+
+    What the LLM does is done at a later look as likely as at this one.
+    """
 
     def __init__(self, config: CampaignConfig, order: np.random.Generator, restart: float = 0.0) -> None:
+        self.has_llm = config.llm.is_there
+        self.drafted: dict[int, tuple[int, ...]] = {}
+        self.most_drafted = 0
         self.scheduler = Scheduler(config)
         self.order = order
         self.restart = restart
@@ -57,18 +76,28 @@ class Simulation:
         while not self.state.finished:
             if self.order.random() < self.restart:
                 self.state = CampaignState.replay(self.events)
-            action = self.scheduler.next_action(self.state)
-            if action is None:
-                assert self.running, "the scheduler waits although nothing runs"
-                self.finish_one()
+            waited = False
+            for action in self.scheduler.actions(self.state):
+                if isinstance(action, Draft):
+                    self.drafted.setdefault(action.candidate, action.known)
+                    ahead = [number for number in self.drafted if number >= len(self.state.candidates)]
+                    self.most_drafted = max(self.most_drafted, len(ahead))
+                    continue
+                if not (self.has_llm and isinstance(action, OF_THE_LLM) and self.order.random() < 0.5):
+                    self.act(action)
+                    break
+                waited = True
             else:
-                self.act(action)
+                assert self.running or waited, "the scheduler waits although nothing runs"
+                if self.running:
+                    self.finish_one()
         return self.state
 
     def act(self, action: object) -> None:
         if isinstance(action, Propose):
             self.seen[action.candidate] = action.known
             fields = {"name": "x", "proposer": "p", "parent": None, "fingerprint": str(action.candidate)}
+            fields |= {"may_repair": 1} if self.has_llm else {}
             self.write("proposed", candidate=action.candidate, baseline=action.candidate == 0, **fields)
         elif isinstance(action, CheckProgram):
             refused = action.candidate % 5 == 4
@@ -83,6 +112,13 @@ class Simulation:
                 seeds=seeds,
                 jobs=["j"] * len(seeds),
             )
+        elif isinstance(action, CalibrateJudge):
+            self.write("judge_calibrated", usable=True, reason="", scores={"0": 5.0})
+        elif isinstance(action, Reflect):
+            self.write("judged", candidate=action.candidate, score=6.0, reason="")
+            self.write("analysed", candidate=action.candidate)
+        elif isinstance(action, Repair):
+            self.write("repaired", candidate=action.candidate, fingerprint="mended", reason="")
         elif isinstance(action, Promote):
             self.write("promoted", candidate=action.candidate, rung=action.rung)
         elif isinstance(action, StopEarly):
@@ -126,6 +162,49 @@ def test_neither_timing_nor_restarts_change_what_is_searched(
     two = Simulation(config, np.random.default_rng(second), restart=0.2)
     assert outcome(one.run()) == outcome(two.run())
     assert one.seen == two.seen
+
+
+@settings(max_examples=40, deadline=None)
+@given(first=st.integers(0, 2**32), second=st.integers(0, 2**32))
+def test_nor_does_the_time_that_an_llm_takes(with_llm: CampaignConfig, first: int, second: int) -> None:
+    one = Simulation(with_llm, np.random.default_rng(first))
+    two = Simulation(with_llm, np.random.default_rng(second), restart=0.2)
+    assert outcome(one.run()) == outcome(two.run())
+    assert one.seen == two.seen
+    # what was begun ahead knew what the proposal was to know
+    assert all(one.seen[number] == known for number, known in one.drafted.items())
+
+
+def test_results_are_reflected_on_before_they_are_built_on_and_a_broken_program_is_mended_once(
+    with_llm: CampaignConfig,
+) -> None:
+    simulation = Simulation(with_llm, np.random.default_rng(0))
+    state = simulation.run()
+    order = [(event["event"], event.get("candidate")) for event in simulation.events]
+    for candidate in state.candidates.values():
+        if candidate.status in ("finished", "stopped") and not candidate.baseline:
+            assert candidate.judgement == 6.0
+            builds_on_it = ("proposed", candidate.id + with_llm.search.in_flight)
+            if builds_on_it in order:
+                assert order.index(("analysed", candidate.id)) < order.index(builds_on_it)
+    mended = state.candidates[6]
+    assert (mended.status, mended.repairs, mended.fingerprint, mended.proposed_as) == (
+        "failed",
+        1,
+        "mended",
+        "6",
+    )
+    assert order.count(("accepted", 6)) == 2
+    assert state.judge == {"usable": True, "reason": ""}
+
+
+@pytest.mark.parametrize("mode", ["deterministic", "free_running"])
+def test_an_llm_works_at_several_drafts_at_a_time(with_llm: CampaignConfig, mode: str) -> None:
+    search = with_llm.search.model_copy(update={"mode": mode, "in_flight": 6})
+    simulation = Simulation(with_llm.model_copy(update={"search": search}), np.random.default_rng(0))
+    simulation.run()
+    # the proposal itself, the reference in training, and what is begun beside them
+    assert simulation.most_drafted == 6 - 2
 
 
 def test_every_kind_of_end_occurs_and_is_counted(config: CampaignConfig) -> None:

@@ -1,0 +1,45 @@
+"""Work that the head begins and comes back for: what takes an LLM minutes must not keep it from its trials."""
+
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+
+class Background:
+    """Threads that work, each piece under a key of its own. One thread, the head's, begins and takes.
+
+    Args:
+        workers: pieces worked at at a time; the others wait in the order in which they were begun.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="llm")
+        self._work: dict[Hashable, Future[Any]] = {}
+
+    def begin(self, key: Hashable, work: Callable[[], Any]) -> None:
+        """Begin `work` unless what has this key is under way, or was found."""
+        if key not in self._work:
+            self._work[key] = self._pool.submit(work)
+
+    def has(self, key: Hashable) -> bool:
+        """Whether this is under way, or was found."""
+        return key in self._work
+
+    def take(self, key: Hashable) -> Any:
+        """What was begun under `key` gave, kept until it is forgotten; None until it is there, and where nothing was.
+
+        Raises what the work raised, which can then be begun again.
+        """
+        if key not in self._work or not self._work[key].done():
+            return None
+        if self._work[key].exception() is not None:
+            return self._work.pop(key).result()
+        return self._work[key].result()
+
+    def forget(self, key: Hashable) -> None:
+        """What was found under `key` is needed no more."""
+        self._work.pop(key, None)
+
+    def leave(self) -> None:
+        """Begin nothing more, and wait for nothing: threads end with the process, or with what they wait for."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
