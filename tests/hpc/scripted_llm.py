@@ -103,7 +103,8 @@ class ScriptedLlm:
             return {**words, "held": "unclear"}
         if "innovation" in fields:
             self.asked["judge"] += 1
-            points = 9 if "sigmoid" in str(request["messages"]) else 5
+            asked = request["messages"][-1]["content"].partition("The program to judge:")[2]
+            points = 9 if "softplus" in asked.partition("A program of score")[0] else 5
             names = ("innovation", "complexity", "correctness", "efficiency")
             return {"reasons": "So it seems.", **dict.fromkeys(names, points)}
         self.asked["novelty"] += 1
