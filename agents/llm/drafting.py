@@ -28,6 +28,7 @@ from asiarch.agents.llm.settings import RoleSettings
 from asiarch.agents.llm.text import fence, one_line
 from asiarch.agents.proposer import KnownCandidate
 
+_ALIKE = 20  # known programs that are compared one by one
 _SEEN = "the program computes the same as one that was proposed before"
 
 
@@ -183,12 +184,15 @@ def _verdict(
     What others proposed meanwhile, `seen`, is asked last: a draft that is made again once more is seen then asks the
     same questions as before, up to the plan that has become a duplicate.
     """
-    if equal := novelty.equal_to(program, known):
+    near = novelty.nearest(program, plan, known, shown.motivations, max(_ALIKE, desk.settings.neighbours))
+    proposed = (own := novelty.print_of(program)) is not None and own in seen
+    # a known one that was not proposed as it is now was repaired; reading all takes seconds where they are thousands
+    if equal := novelty.equal_to(program, known if proposed else near):
         return novelty.Verdict(
             False, equal.id, f"the program computes the same as c{equal.id} ({equal.name})"
         )
-    verdict = _judged(number, turn, program, plan, shown, known, desk)
-    if verdict.new and (own := novelty.print_of(program)) is not None and own in seen:
+    verdict = _judged(number, turn, program, plan, shown, near[: desk.settings.neighbours], desk)
+    if verdict.new and proposed:
         return replace(verdict, new=False, reason=_SEEN)
     return verdict
 
@@ -199,11 +203,10 @@ def _judged(
     program: str,
     plan: Plan,
     shown: Shown,
-    known: Sequence[KnownCandidate],
+    near: Sequence[KnownCandidate],
     desk: Desk,
 ) -> novelty.Verdict:
     """The LLM's verdict, or why there is none."""
-    near = novelty.nearest(program, plan, known, shown.motivations, desk.settings.neighbours)
     if not near:
         return novelty.Verdict(True, None, "no program is equal; the LLM was not asked")
     try:

@@ -1,6 +1,7 @@
 """Drafts: plans until one is new, checks, and repairs, with the LLM's answers given."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def draft(
     left = list(findings)
     researcher = Researcher(model, Prompts.load(), (), RoleSettings(seed=7, **({"neighbours": 0} | settings)))
     rng = np.random.default_rng(0)
-    prints = {fingerprint(program) for program in seen}
+    prints = {fingerprint(program) for program in (*seen, *(one.program for one in known))}
     return researcher.draft(5, PARENT, (), Context(), known, rng, prints, lambda program: left.pop(0))
 
 
@@ -242,3 +243,15 @@ def test_a_context_that_is_too_small_is_said() -> None:
     with pytest.raises(DraftFailed, match="longer context") as error:
         draft(Scripted(), context=1024)
     assert error.value.outcome == "truncated"
+
+
+def test_a_plan_that_repeats_a_repaired_program_is_seen_without_its_fingerprint() -> None:
+    repaired = replace(PARENT, id=1, program=PROGRAMS[2])
+    model = Scripted(plan(PROGRAMS[2]), plan(PROGRAMS[1]))
+    researcher = Researcher(model, Prompts.load(), (), RoleSettings(neighbours=0))
+    rng = np.random.default_rng(0)
+    made = researcher.draft(
+        5, PARENT, (), Context(), (PARENT, repaired), rng, set(), lambda program: ACCEPTED
+    )
+    assert "c1" in made.attempts[0].findings.refusals[0].message
+    assert made.program == PROGRAMS[1]

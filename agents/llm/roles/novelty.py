@@ -24,6 +24,8 @@ from asiarch.agents.proposer import KnownCandidate
 ROLE = "novelty"
 LEAST = 256  # tokens of an answer
 TEMPERATURE = 0.0
+# docstrings and comments; a search word too many does no harm, and parsing thousands of programs takes minutes
+_TEXT = re.compile(r'"""[\s\S]*?"""|#.*')
 
 
 class NoveltyAnswer(Answer):
@@ -113,7 +115,7 @@ def _known_print(program: str) -> str | None:
 
 @lru_cache(maxsize=4096)
 def _code_words(program: str) -> tuple[str, ...]:
-    return tuple(re.findall(r"[A-Za-z_]\w+", compact(program)))
+    return tuple(re.findall(r"[A-Za-z_]\w+", _TEXT.sub("", program)))
 
 
 def _words(text: str) -> list[str]:
