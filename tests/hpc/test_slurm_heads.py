@@ -177,6 +177,7 @@ def test_a_head_that_is_too_busy_to_hand_over_is_killed_before_its_time_limit(
     assert f"head: job {job}, start 2" in (tmp_path / f"asiarch-head-{job}.log").read_text()
 
 
+@pytest.mark.faults
 def test_a_preempted_head_goes_on(cluster: Cluster, undisturbed: dict[str, object], tmp_path: Path) -> None:
     head = sbatch_head(cluster, tmp_path)
     run = tmp_path / "run"
@@ -189,6 +190,7 @@ def test_a_preempted_head_goes_on(cluster: Cluster, undisturbed: dict[str, objec
     assert_one_job_a_submission(cluster, run)
 
 
+@pytest.mark.faults
 def test_a_head_killed_at_random_moments_loses_nothing(
     cluster: Cluster, undisturbed: dict[str, object], tmp_path: Path
 ) -> None:

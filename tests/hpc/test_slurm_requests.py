@@ -94,6 +94,7 @@ def job_of(run: Path, seed: int) -> str:
     return next(found[seed] for found in reversed(jobs) if seed in found)
 
 
+@pytest.mark.faults
 def test_a_candidate_that_a_person_cancelled_is_settled(cluster: Cluster, tmp_path: Path) -> None:
     run = tmp_path / "run"
     head = start_head(cluster, tmp_path, run)
@@ -142,6 +143,7 @@ def test_a_request_that_slurm_will_never_grant_ends_the_head_and_can_be_mended(
     assert numbers(run) == undisturbed
 
 
+@pytest.mark.faults
 def test_logs_follow_a_trial_over_a_requeue(
     cluster: Cluster, undisturbed: dict[str, object], tmp_path: Path
 ) -> None:
