@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 import openai
 from pydantic import BaseModel, ValidationError
 
-from asiarch.agents.llm.endpoint import Endpoint
+from asiarch.agents.llm.endpoint import Address, Endpoint
 from asiarch.agents.llm.model import Answer, Call, LlmError, Outcome
 from asiarch.agents.llm.reading import read_answer
 from asiarch.agents.llm.transcript import Asked, Text, Transcript, prompt_hash
@@ -48,7 +48,7 @@ class VllmModel:
     Args:
         endpoint: the campaign's server, or one that is there already.
         transcript: where the calls are kept.
-        concurrency: calls that are asked at the same time; others wait. A server's `parallel`.
+        concurrency: calls that are asked at the same time; others wait. A server's `max_num_seqs`.
         request_limit_s: one answer takes no longer.
         sampling: further fields of every request, as vLLM names them: top_p, top_k, min_p, chat_template_kwargs...
     """
@@ -98,8 +98,8 @@ class VllmModel:
         model, deaths, trouble = "", 0, ""
         for repeats in range(TRIES):
             try:
-                address = self._endpoint.ready()
-                model = address[2]
+                address = self._endpoint.wait()
+                model = address.model
                 return self._request(address, call, schema, seed, repeats), model
             except LlmError as error:
                 return _Said("", error.outcome, str(error), repeats=repeats), model
@@ -116,7 +116,7 @@ class VllmModel:
                 trouble = f"no reply in OpenAI's form ({type(error).__name__})"
             time.sleep(min(0.5 * 2**repeats, 20.0))
             try:
-                deaths += self._endpoint.ready() != address
+                deaths += self._endpoint.wait().life != address.life
             except LlmError as error:
                 return _Said("", error.outcome, str(error), repeats=repeats), model
             if deaths >= DEATHS:
@@ -125,21 +125,20 @@ class VllmModel:
         return _Said("", "unavailable", trouble, repeats=TRIES), model
 
     def _request(
-        self, address: tuple[str, str, str], call: Call[Any], schema: dict[str, Any], seed: int, repeats: int
+        self, address: Address, call: Call[Any], schema: dict[str, Any], seed: int, repeats: int
     ) -> _Said:
         # a proxy of the environment is not asked for the way to this machine itself
-        base_url, key, model = address
-        direct = base_url.startswith("http://127.0.0.1:")
+        direct = address.base_url.startswith("http://127.0.0.1:")
         http = openai.DefaultHttpxClient(trust_env=not direct)
         with openai.OpenAI(
-            base_url=base_url,
-            api_key=key,
+            base_url=address.base_url,
+            api_key=address.key,
             max_retries=0,
             timeout=self._limit_s,
             http_client=http,
         ) as client:
             completion = client.chat.completions.create(
-                model=model,
+                model=address.model,
                 messages=[{"role": "system", "content": call.system}, {"role": "user", "content": call.user}],
                 seed=seed,
                 temperature=call.temperature,

@@ -7,13 +7,21 @@ from typing import Protocol
 from asiarch.models.errors import UserError
 
 
+@dataclass(frozen=True)
+class Address:
+    """One life of a server: after a restart it is another address."""
+
+    base_url: str  # ends in /v1
+    key: str
+    model: str  # the name under which the server has it
+    life: int  # counts the server's starts
+
+
 class Endpoint(Protocol):
     """A server that may be away for a while."""
 
-    def ready(self) -> tuple[str, str, str]:
-        """(address ending in /v1, key, model's name) of a server that answers; waits while it starts.
-
-        After a restart the address or the key is another one.
+    def wait(self) -> Address:
+        """Where it answers now; waits while it starts.
 
         Raises:
             LlmError: it is not to be had ("unavailable").
@@ -35,11 +43,11 @@ class Existing:
     model: str
     key_variable: str | None = None
 
-    def ready(self) -> tuple[str, str, str]:
+    def wait(self) -> Address:
         """Its address; whether anybody answers there shows when it is asked. Raises UserError without its key."""
         key = os.environ.get(self.key_variable, "") if self.key_variable else "none"
         if not key:
             raise UserError(
                 f"llm: the environment variable {self.key_variable} is empty; put the server's key there"
             )
-        return self.base_url.rstrip("/"), key, self.model
+        return Address(self.base_url.rstrip("/"), key, self.model, life=0)
