@@ -105,7 +105,7 @@ class ProposalStore:
     def _source(self, number: int) -> tuple[str, dict[str, Any]]:
         """The program and the spec; whole proposals would fill the memory with the ids that each of them saw."""
         if number not in self._sources:
-            spec = read_proposal(self._run.proposal(number))["spec"]
+            spec = json.loads(self._run.proposal(number).read_bytes())["spec"]
             self._sources[number] = self._run.program(number).read_text(), spec
         return self._sources[number]
 

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from asiarch.hpc import campaign, collection, slurm_jobs, slurm_states
+from asiarch.hpc import campaign, checking, collection, slurm_jobs, slurm_states
 from asiarch.hpc.cli.main import COLLECT_AFTER
 from asiarch.hpc.config import CampaignConfig, freeze, load_config
 from asiarch.hpc.data import prepare
@@ -229,7 +229,7 @@ def simulate(folder: Path, candidates: int, slots: int, minutes: float, mode: st
 
     slurm_jobs.SlurmJobs.submit = submit  # type: ignore[method-assign]
     slurm_jobs.SlurmStates = lambda: slurm_states.SlurmStates(slurm)  # type: ignore[assignment, misc]
-    campaign.run_check = check  # type: ignore[assignment]
+    checking.run_check = check  # type: ignore[assignment]
     cpu = time.process_time()
     wall = time.perf_counter()
     with no_fsync(), Journal(run.root) as journal, Path(os.devnull).open("w") as nowhere:
