@@ -35,6 +35,7 @@ life = lives[min(runs, len(lives)) - 1]
 port = int(sys.argv[sys.argv.index("--port") + 1])
 if life == "dies":
     print("ValueError: no memory for the cache")
+    print("WARNING 11-27 too few files may be open, which can cause `OSError: too many open files`")
     print("RuntimeError: see root cause above")
     sys.exit(3)
 if life == "taken":
