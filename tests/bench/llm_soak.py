@@ -53,6 +53,7 @@ def main() -> None:
     python, weights = map(Path, made.stdout.split())
     settings = ServerSettings(weights, python, max_model_len=4096, max_num_seqs=options.threads)
     folder = Path(tempfile.mkdtemp(prefix="llm-soak-"))
+    milestones = [options.requests * k // (options.kills + 1) for k in range(1, options.kills + 1)]
     outcomes: Counter[str] = Counter()
     counting = threading.Lock()
 
@@ -65,9 +66,8 @@ def main() -> None:
             outcome = f"{error.outcome}: {error}"
         with counting:
             outcomes[outcome] += 1
-            done = outcomes.total()
-            if any(done == options.requests * (k + 1) // (options.kills + 1) for k in range(options.kills)):
-                kill(done * (options.kills + 1) // options.requests - 1)
+            if outcomes.total() in milestones:
+                kill(milestones.index(outcomes.total()))
 
     patience = Patience(watch_s=10, restarts=options.kills + 2, window_s=1e6)
     with Server(settings, folder / "server.log", lambda line: print(line, flush=True), patience) as server:
