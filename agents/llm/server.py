@@ -36,8 +36,8 @@ from asiarch.agents.llm.vllm_command import (
 KEEPER: Final = Path(__file__).with_name("keeper.py")
 
 _ERROR: Final = re.compile(r"\b\w*(Error|Exception)\b: \S|\berror: \S")
-# warnings, and what a failure leads to
-_NO_CAUSE: Final = re.compile(r"\b(INFO|WARNING) |root cause above|EngineDeadError|CancelledError")
+_NO_ERROR: Final = re.compile(r"\b(INFO|WARNING)\b")
+_CONSEQUENCE: Final = re.compile(r"root cause above|EngineDeadError|CancelledError")
 
 
 @dataclass(frozen=True)
@@ -251,5 +251,6 @@ class _Life:
                 lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
         except OSError as error:
             return f"its log cannot be read: {error}"
-        errors = [line for line in lines if _ERROR.search(line) and not _NO_CAUSE.search(line)]
-        return (errors or lines or ["it said nothing"])[-1].strip()
+        errors = [line for line in lines if _ERROR.search(line) and not _NO_ERROR.search(line)]
+        causes = [line for line in errors if not _CONSEQUENCE.search(line)]
+        return (causes or errors or lines or ["it said nothing"])[-1].strip()
