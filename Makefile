@@ -38,8 +38,9 @@ demo-llm: install
 	$(BIN)/asiarch-hpc run campaigns/demo-llm.yaml --run $(LLM_RUN) --set llm.python=$$1 --set llm.model=$$2
 	$(BIN)/asiarch-hpc status --run $(LLM_RUN)
 
+# in the files' order, not by their number of tests: the long ones, of hpc, are not the last to begin
 test: lint typecheck
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not faults"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not faults"
 
 test-fast: install
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
