@@ -201,6 +201,8 @@ class Scheduler:
         allowed = self._config.budget.gpu_hours
         if allowed is not None and state.gpu_hours >= allowed:
             return EndProposals(f"{state.gpu_hours:.1f} of {allowed:g} GPU-hours are used")
+        if self._judged and state.judge is None:
+            return None  # its scores of the baselines are a part of their fitness
         known = self._known(number, state)
         if known is None:
             return None

@@ -195,6 +195,8 @@ def test_results_are_reflected_on_before_they_are_built_on_and_a_broken_program_
         "6",
     )
     assert order.count(("accepted", 6)) == 2
+    # the judge's scores of the baselines are a part of what proposals know
+    assert order.index(("judge_calibrated", None)) < order.index(("proposed", 1))
     assert state.judge == {"usable": True, "reason": ""}
 
 
