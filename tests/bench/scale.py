@@ -5,7 +5,7 @@
 Real: the head's loop, its journal, the grammar's proposals, results files, ranking. Made up: squeue and sacct (0.1 s a
 call), trials (their length is log-normal around `--minutes`, sigma 0.2), the checks (5 s each), fsync. Time is the
 head's own CPU time, and jumps where it sleeps or waits for Slurm, so the head's slowness costs slots as on a cluster,
-whatever else this machine does.
+whatever else this machine does. A run that is cut short by SIGTERM gives the figures so far.
 Figures and their goals: RESULTS.md.
 """
 
@@ -206,7 +206,7 @@ def campaign_folder(folder: Path, candidates: int, slots: int, mode: str) -> tup
 
 
 def simulate(folder: Path, candidates: int, slots: int, minutes: float, mode: str) -> dict[str, float]:
-    """Run the campaign; what it took."""
+    """Run the campaign, or what of it comes before a SIGTERM; what it took."""
     config, run = campaign_folder(folder, candidates, slots, mode)
     clock = Clock()
     slurm = MadeUpSlurm(clock, run, slots, 60 * minutes)
@@ -244,13 +244,15 @@ def simulate(folder: Path, candidates: int, slots: int, minutes: float, mode: st
             leave(reason)
 
         head._leave = timed_leave  # type: ignore[method-assign]
-        assert head.work()
+        finished = head.work()
         worked_s = ended[0]
-    trials = 3 * candidates
+    trials = len(head.state.summaries)
     makespan = clock.now() - slurm.began
+    still_to_run_s = sum(max(0.0, end - clock.now()) for end, _, _ in slurm.running)
     return {
+        "finished": finished,
         "trials": trials,
-        "slot utilisation": slurm.busy_s / (slots * makespan),
+        "slot utilisation": (slurm.busy_s - still_to_run_s) / (slots * makespan),
         "simulated hours": makespan / 3600,
         "wall s (simulation included)": time.perf_counter() - wall,
         "head's cpu ms a trial": 1000 * (worked_s - clock.simulation_cpu_s) / trials,
