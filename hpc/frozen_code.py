@@ -8,11 +8,10 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
-from asiarch.hpc.code_version import PACKAGES, sources_hash
+from asiarch.hpc.code_version import PACKAGES, package_folder, sources_hash
 from asiarch.hpc.layout import RunLayout
 
 _START = "import sys; from asiarch.hpc.cli.main import main; sys.exit(main(sys.argv[1:]))"
@@ -23,7 +22,7 @@ def use_frozen_code(run: RunLayout, arguments: Sequence[str], begun: bool) -> No
 
     Where this process runs other code than the copy it is replaced by `asiarch-hpc ARGUMENTS` of the copy.
     """
-    own = {package: Path(str(import_module(f"asiarch.{package}").__file__)).parent for package in PACKAGES}
+    own = {package: package_folder(package) for package in PACKAGES}
     is_copy = own["hpc"] == run.code / "asiarch" / "hpc"
     if not run.code.exists() or not (begun or is_copy):
         shutil.rmtree(run.code, ignore_errors=True)

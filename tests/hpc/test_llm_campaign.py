@@ -153,7 +153,11 @@ def test_a_replay_needs_no_llm_and_writes_the_same_journal(
     llm.asked.clear()
     replay = [Path(sys.executable).with_name("asiarch-hpc"), "run", "--replay", undisturbed_run[0]]
     done = subprocess.run(
-        [*replay, "--run", tmp_path / "again"], capture_output=True, text=True, timeout=1200, env=environment()
+        [*replay, "--run", tmp_path / "again"],
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        env=environment(),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert journal(tmp_path / "again") == journal(undisturbed_run[0])
