@@ -371,8 +371,6 @@ class Head:
 
     def _leave(self, reason: str) -> None:
         self._jobs.leave(list(self.state.under_way))
-        if self._research is not None:
-            self._research.leave()
         if reason == signal.SIGTERM.name:
             # Slurm kills what takes long, and the next head goes on: results.h5 can wait
             write_standings(self._run, self.state)

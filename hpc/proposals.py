@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -75,7 +76,8 @@ class ProposalStore:
         """Have the LLM begin what `make` will ask for, where it is the LLM's to make."""
         _, name = self._draw(number)
         if name == "llm" and self._research is not None and not self._run.proposal(number).exists():
-            self._research.draft(number, 0, partial(self._request, number, known, state, 0))
+            with suppress(NothingNew):  # `make` will say so
+                self._research.draft(number, 0, partial(self._request, number, known, state, 0))
 
     def _draw(self, number: int) -> tuple[np.random.Generator, ProposerName]:
         """The random numbers of a candidate, and whose it is."""

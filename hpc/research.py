@@ -247,10 +247,6 @@ class Research:
             self._failures = 0
         return found
 
-    def leave(self) -> None:
-        """Begin nothing more."""
-        self._background.leave()
-
 
 def _proposal(draft: Draft) -> Proposal:
     plan = draft.plan

@@ -122,8 +122,9 @@ class Transcript:
         with self._lock:
             path = self._path(asked.candidate)
             said = {"role": asked.role, "turn": asked.turn, "attempt": asked.attempt, **asdict(text)}
-            # a line torn by a crash has no line in calls.jsonl, so that it may be cut off
+            # a text torn by a crash, or a full disk, has no line in calls.jsonl, so that it may be cut off
             _cut_torn_line(path)
+            _cut_torn_line(self.folder / CALLS)
             begin = _append(path, said)
             now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
             record = Asked(**{**asdict(asked), "time": now, "text": begin})
