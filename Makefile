@@ -45,10 +45,10 @@ test: lint typecheck
 test-fast: install
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
-# the whole fault matrix on a real Slurm; `make test` has all but its longest cases
+# the whole fault matrix, most of it on a real Slurm; `make test` has all but its longest cases
 test-faults: install
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/hpc/test_slurm_heads.py tests/hpc/test_slurm_faults.py \
-	  tests/hpc/test_slurm_requests.py tests/hpc/test_campaign_script.py
+	  tests/hpc/test_slurm_requests.py tests/hpc/test_campaign_script.py tests/hpc/test_campaign.py tests/agents/test_vllm.py
 
 lint: install
 	$(BIN)/ruff check .

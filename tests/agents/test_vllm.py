@@ -127,6 +127,7 @@ def test_a_server_whose_engine_is_killed_in_a_request_is_started_again(server: S
     assert ask(again, max_tokens=3)["usage"]["completion_tokens"] >= 1
 
 
+@pytest.mark.faults
 def test_a_server_whose_engine_hangs_is_started_again(server: Server) -> None:
     address, starts = server.wait(), server.starts
     engine().send_signal(signal.SIGSTOP)

@@ -148,6 +148,7 @@ def test_a_head_killed_at_every_kind_of_event_changes_nothing(undisturbed: Path,
     assert_nothing_ran_twice(run_dir)
 
 
+@pytest.mark.faults
 def test_a_head_killed_in_a_campaign_full_of_failures_changes_nothing(tmp_path: Path) -> None:
     """With programs planted in place of two baselines: one that is refused and one that fails in training."""
     (tmp_path / "gla.py").write_text(LOOKS_AHEAD)

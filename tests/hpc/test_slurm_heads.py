@@ -208,6 +208,7 @@ def test_a_head_killed_at_random_moments_loses_nothing(
     assert events(run)["trial_interrupted"] == 0
 
 
+@pytest.mark.faults
 def test_a_second_head_is_kept_out(cluster: Cluster, undisturbed: dict[str, object], tmp_path: Path) -> None:
     run = tmp_path / "run"
     first = start_head(cluster, tmp_path, run)
