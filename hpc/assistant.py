@@ -1,6 +1,7 @@
 """What the head does with the words of the LLM: mends what broke in training, keeps analyses and verdicts."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -156,7 +157,14 @@ def _what_broke(run: RunLayout, candidate: Candidate) -> str:
     text = f"{trial.cause}: {trial.detail}"
     try:
         record = json.loads(run.trial(candidate.id, rung, seed).failure.read_bytes()[:100_000])
-        return f"{text}\n{str(record['traceback'])[-2000:]}"
+        return f"{text}\n{_own_frames(str(record['traceback']))}"
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         said = last_words(Path(run.jobs(candidate.id, rung)).glob(f"{trial.job}_*_log.err"))
         return text if said is None else f"{text}\n{said[1]}"
+
+
+def _own_frames(traceback: str) -> str:
+    """From the program's first frame on, without folders: they differ between machines, and a replay is on another."""
+    plain = re.sub(r'File "[^"]*/', 'File "', traceback)
+    own = plain.find('File "architecture.py"')
+    return plain[max(own, 0) :][-2000:]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -151,7 +152,8 @@ def test_a_replay_needs_no_llm_and_writes_the_same_journal(
     undisturbed_run: tuple[Path, Counter[str]], llm: ScriptedLlm, tmp_path: Path
 ) -> None:
     llm.asked.clear()
-    replay = [Path(sys.executable).with_name("asiarch-hpc"), "run", "--replay", undisturbed_run[0]]
+    recorded = shutil.copytree(undisturbed_run[0], tmp_path / "elsewhere")
+    replay = [Path(sys.executable).with_name("asiarch-hpc"), "run", "--replay", recorded]
     done = subprocess.run(
         [*replay, "--run", tmp_path / "again"],
         capture_output=True,
@@ -160,5 +162,5 @@ def test_a_replay_needs_no_llm_and_writes_the_same_journal(
         env=environment(),
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert journal(tmp_path / "again") == journal(undisturbed_run[0])
+    assert journal(tmp_path / "again") == journal(recorded)
     assert not llm.asked
