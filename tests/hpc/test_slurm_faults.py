@@ -149,7 +149,7 @@ FAULTS = [
 ]
 # a minute and more each, or near another one: `make test-faults` has them, `make test` has not
 LONG = {lose_the_controller, refuse_submissions, put_garbage_for_a_result, hang_past_the_time_limit}
-LONG |= {cancel_a_task, lose_accounting, truncate_a_result, fill_the_disk}
+LONG |= {cancel_a_task, lose_accounting, truncate_a_result, fill_the_disk, preempt_trials}
 CASES = [
     pytest.param(fault, marks=[pytest.mark.faults] if fault in LONG else [], id=fault.__name__)
     for fault in FAULTS

@@ -128,6 +128,7 @@ def test_a_reference_that_was_cancelled_is_tried_again_by_the_same_command(
     assert numbers(run) == undisturbed
 
 
+@pytest.mark.faults
 def test_a_request_that_slurm_will_never_grant_ends_the_head_and_can_be_mended(
     cluster: Cluster, undisturbed: dict[str, object], tmp_path: Path
 ) -> None:
