@@ -16,19 +16,22 @@ class Checker:
     """Checks programs for one campaign. Threads may ask at the same time; as many are served as there are cores for."""
 
     def __init__(self, run: RunLayout, config: CampaignConfig) -> None:
+        self._run = run
         self._config = config
         self._places = threading.Semaphore(max(1, len(os.sched_getaffinity(0)) // 2))
-        model = config.model
-        self._settings = CheckSettings(
+
+    def _settings(self) -> CheckSettings:
+        model, training = self._config.model, self._config.training
+        return CheckSettings(
             hidden_size=model.hidden_size,
             num_heads=model.num_heads,
             layers=model.layers,
-            vocab_size=open_dataset(run.dataset(config)).manifest.vocab_size,
+            vocab_size=open_dataset(self._run.dataset(self._config)).manifest.vocab_size,
             reference=model.match_parameters_to,
-            seed=config.seed,
-            document_boundaries=config.data.document_boundaries,
-            length=config.training.length,
-            precision=config.training.precision,
+            seed=self._config.seed,
+            document_boundaries=self._config.data.document_boundaries,
+            length=training.length,
+            precision=training.precision,
         )
 
     def check(self, program: Path, report_path: Path) -> CheckReport:
@@ -43,7 +46,7 @@ class Checker:
         with self._places:
             return run_check(
                 program,
-                self._settings,
+                self._settings(),
                 timeout_s=self._config.check.timeout,
                 memory_gb=self._config.check.memory_gb,
                 sandbox=self._config.sandbox != "off",
