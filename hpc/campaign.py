@@ -35,9 +35,9 @@ from asiarch.hpc.replay import RecordedJobs
 from asiarch.hpc.research import Research
 from asiarch.hpc.schedule import (
     Action,
+    BeginDraft,
     CalibrateJudge,
     CheckProgram,
-    Draft,
     EndProposals,
     Finish,
     Promote,
@@ -230,7 +230,7 @@ class Head:
         match action:
             case Propose():
                 return self._propose(action)
-            case Draft(candidate, known):
+            case BeginDraft(candidate, known):
                 self._proposals.begin(candidate, known, self.state)
                 return False
             case CheckProgram(candidate):

@@ -14,6 +14,7 @@ import numpy as np
 from asiarch.agents.grammar import BASELINE_PROGRAMS, GrammarProposer, RandomProposer, to_spec
 from asiarch.agents.llm.researcher import Context
 from asiarch.agents.llm.roles.analyst import Analysis
+from asiarch.agents.llm.roles.summariser import Member
 from asiarch.agents.novelty import fingerprint
 from asiarch.agents.policy import make_policy
 from asiarch.agents.proposer import KnownCandidate, NothingNew, Proposal, Proposer
@@ -26,6 +27,7 @@ from asiarch.results.files import atomic_write_text
 from asiarch.results.ranking import candidate_fitness, fitness_by_seed
 
 REFERENCES = 3  # candidates beside the parent that an LLM is shown, at most
+FAMILY = 12  # candidates whose common lesson it is shown, at most
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,15 @@ class StoredProposal:
 
     proposal: Proposal
     fingerprint: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """What later proposals need of an earlier one."""
+
+    program: str
+    spec: dict[str, Any]
+    motivation: str
 
 
 class ProposalStore:
@@ -49,7 +60,7 @@ class ProposalStore:
             "grammar": GrammarProposer(policy),
             "random": RandomProposer(),
         }
-        self._sources: dict[int, tuple[str, dict[str, Any]]] = {}  # program and spec
+        self._sources: dict[int, Source] = {}
         self._finished: dict[int, KnownCandidate] = {}
 
     def make(self, number: int, known: tuple[int, ...], state: CampaignState) -> StoredProposal | None:
@@ -104,11 +115,12 @@ class ProposalStore:
         """The stored proposal of a candidate."""
         return _from_json(read_proposal(self._run.proposal(number)), self._run.program(number).read_text())
 
-    def _source(self, number: int) -> tuple[str, dict[str, Any]]:
-        """The program and the spec; whole proposals would fill the memory with the ids that each of them saw."""
+    def _source(self, number: int) -> "Source":
+        """What of a proposal later ones need; the whole would fill the memory with the ids that each of them saw."""
         if number not in self._sources:
-            spec = json.loads(self._run.proposal(number).read_bytes())["spec"]
-            self._sources[number] = self._run.program(number).read_text(), spec
+            record = json.loads(self._run.proposal(number).read_bytes())
+            program = self._run.program(number).read_text()
+            self._sources[number] = Source(program, record["spec"], record["motivation"])
         return self._sources[number]
 
     def _baseline(self, number: int) -> Proposal | None:
@@ -157,32 +169,35 @@ class ProposalStore:
         parent = self._policy.parent(views, rng)
         if parent is None:
             raise NothingNew("no known candidate can be a parent")
-        shown = state.candidates.values() if turn else [state.candidates[view.id] for view in views]
+        references = self._policy.references(views, rng, REFERENCES)
+        family = family_of(parent, views)
+        told = {one.id for one in (parent, *references, *family)}
+        analyses = {number: found for number in sorted(told) if (found := self._analysis(number)) is not None}
+        proposed = state.candidates.values() if turn else [state.candidates[view.id] for view in views]
         return DraftRequest(
             parent=parent,
-            references=self._policy.references(views, rng, REFERENCES),
+            references=references,
             known=tuple(views),
-            context=Context(analyses=self._analyses(known), motivations=self._motivations(views)),
+            context=Context(analyses, {view.id: self._source(view.id).motivation for view in views}),
+            family=tuple(self._member(one, analyses, state) for one in family),
             rng=rng,
-            seen=frozenset(_seen(shown)),
+            seen=frozenset(_seen(proposed)),
         )
 
-    def _analyses(self, known: tuple[int, ...]) -> dict[int, Analysis]:
-        found = {}
-        for number in known:
-            path = self._run.analysis(number)
-            words = json.loads(path.read_text())["analysis"] if path.exists() else None
-            if words is not None:
-                found[number] = Analysis(**words)
-        return found
+    def _analysis(self, number: int) -> Analysis | None:
+        path = self._run.analysis(number)
+        words = json.loads(path.read_text())["analysis"] if path.exists() else None
+        return None if words is None else Analysis(**words)
 
-    def _motivations(self, views: Sequence[KnownCandidate]) -> dict[int, str]:
-        return {view.id: self.load(view.id).proposal.motivation for view in views}
+    def _member(self, one: KnownCandidate, analyses: Mapping[int, Analysis], state: CampaignState) -> Member:
+        """A line of what a family has taught."""
+        lesson = analyses[one.id].lesson if one.id in analyses else state.candidates[one.id].reason
+        return Member(one.id, one.parent, one.name, self._source(one.id).motivation, one.loss, lesson)
 
     def _view(self, candidate: Candidate, results_known: bool, state: CampaignState) -> KnownCandidate:
         if results_known and candidate.id in self._finished:
             return self._finished[candidate.id]
-        program, spec = self._source(candidate.id)
+        source = self._source(candidate.id)
         fitness = loss = None
         seed_fitness: tuple[float, ...] = ()
         if results_known and candidate.status == "finished":
@@ -194,8 +209,8 @@ class ProposalStore:
         view = KnownCandidate(
             id=candidate.id,
             name=candidate.name,
-            program=program,
-            spec=spec,
+            program=source.program,
+            spec=source.spec,
             fitness=fitness,
             loss=loss,
             status=candidate.status if results_known else "proposed",
@@ -206,6 +221,17 @@ class ProposalStore:
         if view.has_result:
             self._finished[candidate.id] = view
         return view
+
+
+def family_of(parent: KnownCandidate, known: Sequence[KnownCandidate]) -> tuple[KnownCandidate, ...]:
+    """The parent's line, back to before a baseline, and the children of them all; the latest few."""
+    written = {one.id: one for one in known if not one.baseline}
+    line, one = {parent.id}, parent
+    while one.parent in written:
+        one = written[one.parent]
+        line.add(one.id)
+    found = [one for one in known if not one.baseline and (one.id in line or one.parent in line)]
+    return tuple(found[-FAMILY:])
 
 
 def _seen(candidates: Iterable[Candidate]) -> set[str]:

@@ -8,7 +8,7 @@ folder `drafts/`, under the start of their own hash.
 import hashlib
 import time
 from collections.abc import Callable, Hashable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,6 +30,7 @@ from asiarch.agents.llm.researcher import Context, Researcher
 from asiarch.agents.llm.roles.analyst import Analysis
 from asiarch.agents.llm.roles.judge import Anchor, Calibration, Judgement
 from asiarch.agents.llm.roles.measured import Comparison
+from asiarch.agents.llm.roles.summariser import Member
 from asiarch.agents.llm.settings import RoleSettings
 from asiarch.agents.proposer import KnownCandidate, Proposal
 from asiarch.hpc.background import Background
@@ -42,16 +43,21 @@ from asiarch.results.files import atomic_write_text
 Found = TypeVar("Found")
 AGAIN_S = (10.0, 300.0)  # until an LLM that cannot be had is asked again, at first and at longest
 GIVE_UP = 8  # times in a row that it cannot be had
+LEAST_FAMILY = 2  # candidates that have a lesson in common
 
 
 @dataclass(frozen=True)
 class DraftRequest:
-    """What a draft may know. `seen`: fingerprints of what was proposed before."""
+    """What a draft may know.
+
+    family: those whose common lesson is to be drawn. seen: fingerprints of what was proposed before.
+    """
 
     parent: KnownCandidate
     references: tuple[KnownCandidate, ...]
     known: tuple[KnownCandidate, ...]
     context: Context
+    family: tuple[Member, ...]
     rng: np.random.Generator
     seen: frozenset[str]
 
@@ -130,17 +136,30 @@ class Research:
                 number,
                 asked.parent,
                 asked.references,
-                asked.context,
+                replace(asked.context, lessons=self._lessons(number, asked.family)),
                 asked.known,
                 asked.rng,
                 asked.seen,
                 lambda program: self._check(number, program),
             )
-        except (DraftFailed, OnlyDuplicates) as error:
-            if isinstance(error, LlmError) and error.outcome == "unavailable":
+        except OnlyDuplicates as error:
+            return _failed_proposal(asked, error.attempts, str(error))
+        except DraftFailed as error:
+            if error.outcome == "unavailable":
                 raise
             return _failed_proposal(asked, error.attempts, str(error))
         return _proposal(draft)
+
+    def _lessons(self, number: int, family: tuple[Member, ...]) -> str:
+        """What the parent's family has taught; empty where it is small, or the LLM gives no valid answer."""
+        if len(family) < LEAST_FAMILY:
+            return ""
+        try:
+            return self._researcher.summarise(family[0].id, family, turn=f"for-{number}").text()
+        except LlmError as error:
+            if error.outcome == "unavailable":
+                raise
+            return ""
 
     def _check(self, number: int, program: str) -> Findings:
         folder = self._run.drafts(number) / hashlib.sha256(program.encode()).hexdigest()[:12]

@@ -30,7 +30,7 @@ class Propose:
 
 
 @dataclass(frozen=True)
-class Draft:
+class BeginDraft:
     """Begin to make a candidate whose turn to be proposed comes later."""
 
     candidate: int
@@ -93,7 +93,7 @@ class Finish:
 
 Action = (
     Propose
-    | Draft
+    | BeginDraft
     | CheckProgram
     | Repair
     | CalibrateJudge
@@ -209,13 +209,13 @@ class Scheduler:
         # a baseline's program is known from the start, its results only as those of any other candidate
         return Propose(number, known)
 
-    def _drafts(self, start: int, state: CampaignState) -> Iterator[Draft]:
+    def _drafts(self, start: int, state: CampaignState) -> Iterator[BeginDraft]:
         """The proposals after the next one that can be begun, so that the LLM works at several at once."""
         for number in range(start, min(start + self._ahead - 1, self.total)):
             known = self._known(number, state)
             if known is None or (known and known[-1] >= len(state.candidates)):
                 return
-            yield Draft(number, known)
+            yield BeginDraft(number, known)
 
     def _known(self, number: int, state: CampaignState) -> tuple[int, ...] | None:
         """Whose results a proposal may use; None while its turn has not come."""

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from asiarch.agents.proposer import KnownCandidate
 from asiarch.hpc.config import CampaignConfig, load_config
 from asiarch.hpc.layout import RunLayout
-from asiarch.hpc.proposals import ProposalStore, draw_proposer, read_proposal
+from asiarch.hpc.proposals import ProposalStore, draw_proposer, family_of, read_proposal
 from asiarch.hpc.state import CampaignState
 
 SEEDS = (0, 1)
@@ -99,3 +100,27 @@ def test_proposers_are_drawn_as_often_as_their_shares_say() -> None:
     assert drawn == [
         draw_proposer(dict(sorted(shares.items())), np.random.default_rng([7, n])) for n in range(2000)
     ]
+
+
+def test_a_family_is_the_parents_line_and_its_children() -> None:
+    def one(number: int, parent: int | None) -> KnownCandidate:
+        return KnownCandidate(number, "", "", {}, None, None, "finished", parent, baseline=parent is None)
+
+    # 0 and 1 are baselines; 2 -> 4 -> 6 is the line of 6
+    known = [
+        one(0, None),
+        one(1, None),
+        one(2, 0),
+        one(3, 1),
+        one(4, 2),
+        one(5, 2),
+        one(6, 4),
+        one(7, 6),
+        one(8, 3),
+    ]
+    known.append(one(9, 0))  # of another family
+    assert [member.id for member in family_of(known[6], known)] == [2, 4, 5, 6, 7]
+    assert [member.id for member in family_of(known[1], known)] == [3]
+    assert [member.id for member in family_of(one(10, 8), known)] == [3, 8]
+    many = [one(0, None), *(one(number, 0) for number in range(1, 40))]
+    assert [member.id for member in family_of(many[0], many)] == list(range(28, 40))

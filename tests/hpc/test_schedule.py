@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from asiarch.hpc.config import CampaignConfig, load_config
 from asiarch.hpc.schedule import (
+    BeginDraft,
     CalibrateJudge,
     CheckProgram,
-    Draft,
     EndProposals,
     Finish,
     Promote,
@@ -44,7 +44,7 @@ def with_llm(config: CampaignConfig) -> CampaignConfig:
     return config.model_copy(update={"llm": llm, "proposers": {"llm": 1.0}})
 
 
-OF_THE_LLM = (Propose, Draft, Repair, CalibrateJudge, Reflect)
+OF_THE_LLM = (Propose, BeginDraft, Repair, CalibrateJudge, Reflect)
 
 
 class Simulation:
@@ -78,7 +78,7 @@ class Simulation:
                 self.state = CampaignState.replay(self.events)
             waited = False
             for action in self.scheduler.actions(self.state):
-                if isinstance(action, Draft):
+                if isinstance(action, BeginDraft):
                     self.drafted.setdefault(action.candidate, action.known)
                     ahead = [number for number in self.drafted if number >= len(self.state.candidates)]
                     self.most_drafted = max(self.most_drafted, len(ahead))
