@@ -61,7 +61,8 @@ def _attempts(layout: RunLayout, number: int, proposal: dict[str, Any]) -> list[
 
 def _print_sources(proposal: dict[str, Any]) -> None:
     notes = proposal.get("notes", {})
-    click.echo(f"{proposal['name']}, from {proposal['parent']}, by {proposal['proposer']}")
+    origin = "" if proposal["parent"] is None else f" from candidate {proposal['parent']}"
+    click.echo(f"{proposal['name']}, by {proposal['proposer']}{origin}")
     for name in ("shown_cards", "used_cards", "used_candidates", "novelty", "failed"):
         if notes.get(name):
             value = notes[name]

@@ -108,6 +108,7 @@ def test_every_word_is_kept_and_reads_as_a_story(undisturbed_run: tuple[Path, Co
     run, asked = undisturbed_run
     lines = [json.loads(line) for line in (run / "llm/calls.jsonl").read_text().splitlines()]
     assert Counter(line["role"] for line in lines) == asked
+    assert {line["outcome"] for line in lines} == {"ok"}
     mended = next(event["candidate"] for event in read_journal(run) if event["event"] == "repaired")
     shown = subprocess.run(
         [Path(sys.executable).with_name("asiarch-hpc"), "show", str(mended), "--trace", "--run", run],
