@@ -37,70 +37,79 @@ class Steps:
 class Marginals:
     """Each candidate's posterior mean and variance, and its covariance with its parent (0 for a root)."""
 
-    mean: tuple[float, ...]
-    variance: tuple[float, ...]
-    with_parent: tuple[float, ...]
+    mean: np.ndarray
+    variance: np.ndarray
+    with_parent: np.ndarray
+
+
+class Forest:
+    """Who descends from whom, by generation: what a generation needs of the one before is computed at once.
+
+    Args:
+        parents: for each candidate the place of its parent, which comes before it; -1 for a root.
+    """
+
+    def __init__(self, parents: Sequence[int]) -> None:
+        self.parents = np.array(parents, np.int64)
+        generation = [0] * len(parents)
+        for child, parent in enumerate(parents):
+            if parent >= 0:
+                generation[child] = generation[parent] + 1
+        order = np.argsort(generation, kind="stable")
+        self.roots, *children = np.split(order, np.cumsum(np.bincount(generation))[:-1])
+        self.generations = [
+            (places, self.parents[places]) for places in children
+        ]  # after the roots', in order
 
 
 class Lineage:
     """The posterior of a forest's qualities.
 
     Args:
-        parents: for each candidate the place of its parent, which comes before it; -1 for a root.
         means: for each candidate the mean of its scores, NaN where there is none.
         variances: of these means' noise.
     """
 
-    def __init__(
-        self, parents: Sequence[int], means: Sequence[float], variances: Sequence[float], steps: Steps
-    ) -> None:
-        self._parents = parents
-        self.steps = steps
+    def __init__(self, forest: Forest, means: np.ndarray, variances: np.ndarray, steps: Steps) -> None:
+        self.steps, self._forest = steps, forest
         # the likelihood of a candidate's quality given its own and its descendants' scores, in information form
-        self._precision = [0.0 if math.isnan(m) else 1 / v for m, v in zip(means, variances, strict=True)]
-        self._weighted = [0.0 if math.isnan(m) else m / v for m, v in zip(means, variances, strict=True)]
-        for child in range(len(parents) - 1, -1, -1):
-            parent, precision = parents[child], self._precision[child]
-            if parent >= 0:
-                passed = 1 / (1 + steps.variance * precision)
-                self._precision[parent] += passed * precision
-                self._weighted[parent] += passed * (self._weighted[child] - steps.drift * precision)
+        precision = np.where(np.isnan(means), 0.0, 1 / variances)
+        weighted = np.where(np.isnan(means), 0.0, means / variances)
+        for children, parents in reversed(forest.generations):
+            own = precision[children]
+            passed = 1 / (1 + steps.variance * own)
+            np.add.at(precision, parents, passed * own)
+            np.add.at(weighted, parents, passed * (weighted[children] - steps.drift * own))
+        # a quality given its parent's: the weight of the parent's, the variance, the mean without the parent's part
+        is_root = forest.parents < 0
+        prior = np.where(is_root, steps.root_variance, steps.variance)
+        self._share = 1 / (1 + prior * precision)
+        self._spread = self._share * prior
+        self._centre = self._share * (np.where(is_root, steps.root_mean, steps.drift) + prior * weighted)
 
     def marginals(self) -> Marginals:
         """The posterior of each candidate given all scores."""
-        n = len(self._parents)
-        mean, variance, with_parent = [0.0] * n, [0.0] * n, [0.0] * n
-        for i, parent in enumerate(self._parents):
-            before = 0.0 if parent < 0 else variance[parent]
-            share, spread, centre = self._given_parent(i, mean)
-            mean[i] = centre
-            variance[i] = spread + share**2 * before
-            with_parent[i] = share * before
-        return Marginals(tuple(mean), tuple(variance), tuple(with_parent))
+        mean, variance, with_parent = self._centre.copy(), self._spread.copy(), np.zeros_like(self._spread)
+        for children, parents in self._forest.generations:
+            share = self._share[children]
+            mean[children] += share * mean[parents]
+            with_parent[children] = share * variance[parents]
+            variance[children] += share * with_parent[children]
+        return Marginals(mean, variance, with_parent)
 
-    def sample(self, rng: np.random.Generator) -> list[float]:
+    def sample(self, rng: np.random.Generator) -> np.ndarray:
         """One draw of all qualities together."""
-        qualities = rng.standard_normal(len(self._parents)).tolist()
-        for i in range(len(qualities)):
-            _, spread, centre = self._given_parent(i, qualities)
-            qualities[i] = centre + math.sqrt(spread) * qualities[i]
+        qualities: np.ndarray = self._centre + np.sqrt(self._spread) * rng.standard_normal(len(self._spread))
+        for children, parents in self._forest.generations:
+            qualities[children] += self._share[children] * qualities[parents]
         return qualities
-
-    def _given_parent(self, i: int, qualities: Sequence[float]) -> tuple[float, float, float]:
-        """A quality given its parent's: the weight of the parent's, the variance, the mean."""
-        steps, parent = self.steps, self._parents[i]
-        root = parent < 0
-        variance = steps.root_variance if root else steps.variance
-        prior = steps.root_mean if root else qualities[parent] + steps.drift
-        share = 1 / (1 + variance * self._precision[i])
-        return share, share * variance, share * (prior + variance * self._weighted[i])
 
 
 def fit_lineage(parents: Sequence[int], scores: Sequence[Sequence[float]]) -> Lineage:
     """The posterior with its variances estimated from the scores.
 
     Args:
-        parents: as for `Lineage`.
+        parents: as for `Forest`.
         scores: for each candidate one score a seed, equally many for all; none where there is no result. Raises
             ValueError unless two candidates or more have some.
     """
@@ -113,11 +122,12 @@ def fit_lineage(parents: Sequence[int], scores: Sequence[Sequence[float]]) -> Li
     variances[places] = noise_variances(known) / known.shape[1]
     noise = float(variances[places].mean())
     steps = Steps(float(np.nanmean(means)), float(np.nanvar(means)) + noise, 0.0, noise)
-    children = [i for i in places if parents[i] >= 0]
+    forest = Forest(parents)
+    children = np.array([i for i in places if parents[i] >= 0], np.int64)
     for _ in range(_ROUNDS):
-        now = Lineage(parents, means.tolist(), variances.tolist(), steps).marginals()
-        steps = _estimated(steps, now, [(i, parents[i]) for i in children], noise)
-    return Lineage(parents, means.tolist(), variances.tolist(), steps)
+        now = Lineage(forest, means, variances, steps).marginals()
+        steps = _estimated(steps, now, children, forest.parents[children], noise)
+    return Lineage(forest, means, variances, steps)
 
 
 def noise_variances(scores: np.ndarray) -> np.ndarray:
@@ -136,14 +146,13 @@ def noise_variances(scores: np.ndarray) -> np.ndarray:
     return (_NOISE_PRIOR * pooled + own) / (_NOISE_PRIOR + seeds - 1)
 
 
-def _estimated(steps: Steps, now: Marginals, edges: Sequence[tuple[int, int]], guess: float) -> Steps:
+def _estimated(
+    steps: Steps, now: Marginals, children: np.ndarray, parents: np.ndarray, guess: float
+) -> Steps:
     """The drift and the variance of steps that fit the posterior best, with `guess` as a weak prior."""
-    weight = len(edges) + _STEP_PRIOR
-    moves = [now.mean[i] - now.mean[parent] for i, parent in edges]
+    weight = len(children) + _STEP_PRIOR
+    moves = now.mean[children] - now.mean[parents]
     drift = math.fsum(moves) / weight
-    squares = [
-        (move - drift) ** 2 + now.variance[i] + now.variance[parent] - 2 * now.with_parent[i]
-        for move, (i, parent) in zip(moves, edges, strict=True)
-    ]
-    variance = (math.fsum(squares) + _STEP_PRIOR * guess) / weight
+    uncertain = now.variance[children] + now.variance[parents] - 2 * now.with_parent[children]
+    variance = (math.fsum((moves - drift) ** 2 + uncertain) + _STEP_PRIOR * guess) / weight
     return Steps(steps.root_mean, steps.root_variance, drift, variance)

@@ -10,7 +10,7 @@ A family is a child of a baseline with all that descends from it; a baseline alo
 that was proposed without a parent.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -38,7 +38,7 @@ class LineagePolicy:
 
     def parent(self, known: Sequence[KnownCandidate], rng: np.random.Generator) -> KnownCandidate | None:
         """The best of a draw, or the champion of one of its best families."""
-        champions = _champions(_drawn_order(known, rng))[: self.islands]
+        champions = _champions(_drawn_order(known, rng), families(known))[: self.islands]
         if not champions:
             return None
         return champions[int(rng.integers(len(champions))) if rng.random() < self.spread else 0]
@@ -48,7 +48,7 @@ class LineagePolicy:
     ) -> tuple[KnownCandidate, ...]:
         """Champions of a draw's best families in random order; where families are few, the next best as well."""
         order = _drawn_order(known, rng)
-        champions = _champions(order)[: self.islands]
+        champions = _champions(order, families(known))[: self.islands]
         ids = {champion.id for champion in champions}
         rest = [candidate for candidate in order if candidate.id not in ids]
         chosen = [*champions, *rest][: max(self.islands, count)]
@@ -65,9 +65,8 @@ def families(known: Sequence[KnownCandidate]) -> dict[int, int]:
     return founders
 
 
-def _champions(order: Sequence[KnownCandidate]) -> list[KnownCandidate]:
+def _champions(order: Sequence[KnownCandidate], founders: Mapping[int, int]) -> list[KnownCandidate]:
     """The first candidate of each family in `order`."""
-    founders = families(sorted(order, key=lambda candidate: candidate.id))
     first: dict[int, KnownCandidate] = {}
     for candidate in order:
         first.setdefault(founders[candidate.id], candidate)
@@ -85,7 +84,7 @@ def _drawn_order(known: Sequence[KnownCandidate], rng: np.random.Generator) -> l
     if sum(bool(scores) for _, scores in evidence) < 2:
         return [candidates[int(place)] for place in rng.permutation(len(candidates))]
     qualities = _fitted(evidence).sample(rng)
-    return [candidates[int(place)] for place in np.argsort(-np.array(qualities), kind="stable")]
+    return [candidates[place] for place in np.argsort(-qualities, kind="stable").tolist()]
 
 
 @lru_cache(maxsize=4)

@@ -8,7 +8,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 # the words of squeue(1), JOB STATE CODES, for jobs that are over; whatever is no such word is not over
@@ -29,14 +29,14 @@ Call = Callable[[Sequence[str]], str | None]
 class JobState:
     """One job as last seen: Slurm's word for its state, its reason, node and exit code (empty: not told).
 
-    since: when it was first seen in this state, in seconds since the epoch.
+    since: when it was first seen in this state, in seconds since the epoch; of two looks at a job, no difference.
     """
 
     word: str
     reason: str
     node: str
     exit_code: str
-    since: float
+    since: float = field(compare=False)
 
     @property
     def ended(self) -> bool:
@@ -84,8 +84,7 @@ class SlurmStates:
         changed = False
         for job, seen in (found or {}).items():
             before = self._states[job]
-            same = before is not None and replace(before, since=seen.since) == seen
-            if not same:
+            if seen != before:
                 self._states[job] = (
                     seen if before is None or before.word != seen.word else replace(seen, since=before.since)
                 )

@@ -123,7 +123,8 @@ class TrialRun:
     def measure(self, began: float) -> TrialRecord:
         """Train, evaluate, and give all that was measured."""
         language, progress = self.train_language_model()
-        torch.compiler.set_stance("force_eager")  # evaluation has shapes of its own, each used little
+        if self.config.training.compile:
+            torch.compiler.set_stance("force_eager")  # evaluation has shapes of its own, each used little
         parts = Parts(self.layout.evaluation, self.ranks)
         held_out = {
             split: parts.measure(split, partial(self.held_out, language, split))

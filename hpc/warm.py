@@ -136,7 +136,6 @@ def serve(address: str, work: Work) -> None:
 def _import_all() -> None:
     # asked through NVML, so that no CUDA context exists before a fork
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
-    import torch._dynamo  # noqa: F401  the first optimiser of each child would import it
 
     import asiarch.hpc.train_trial  # noqa: F401
 

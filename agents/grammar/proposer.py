@@ -40,7 +40,6 @@ class GrammarProposer:
         """
         own = [candidate for candidate in known if is_spec(candidate.spec)]
         programs = {candidate.id: self._program(candidate) for candidate in own}
-        taken = set(programs.values())
         for attempt in range(_ATTEMPTS):
             parent = self.policy.parent(own, rng)
             if parent is None:
@@ -48,7 +47,7 @@ class GrammarProposer:
             count = 1 + int(rng.choice(len(_EDIT_COUNTS), p=_EDIT_COUNTS)) + attempt // _ATTEMPTS_FOR_MORE
             references = [(one.name, programs[one.id]) for one in self.policy.references(own, rng, count)]
             program, edits = _edited(programs[parent.id], count, references, rng)
-            if program in taken:
+            if program in programs.values():
                 continue
             motivation = _motivation(parent, [change for _, change in edits])
             source = emit(program, motivation)

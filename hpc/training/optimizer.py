@@ -1,5 +1,6 @@
 """The optimisers that a trial can choose: fused AdamW, or Muon for hidden matrices with AdamW for the rest."""
 
+import inspect
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ MOMENTUM = 0.95
 NEWTON_SCHULZ, ITERATIONS = (3.4445, -4.7750, 2.0315), 5
 # of an update: as large as AdamW's usually are, so that its learning rate serves both (arXiv 2502.16982, eq. 4)
 UPDATE_RMS = 0.2
+# without the wrapper that breaks the graph of a compiled step
+_PLAIN_STEP = inspect.unwrap(torch.optim.AdamW.step)
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
@@ -31,7 +34,7 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
         {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
     ]
     groups[0]["newton_schulz"] = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    kind = Muon if hidden else torch.optim.AdamW
+    kind = Muon if hidden else AdamW
     return kind(
         [group for group in groups if group["params"]],
         lr=config.learning_rate,
@@ -53,7 +56,15 @@ def hidden_matrices(model: nn.Module) -> frozenset[str]:
     )
 
 
-class Muon(torch.optim.AdamW):
+class AdamW(torch.optim.AdamW):
+    """PyTorch's, but that its step does not import the compiler (see asiarch.hpc.training.compiler)."""
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        _PLAIN_STEP(self, closure)
+
+
+class Muon(AdamW):
     """Momentum whose update is orthogonalised, for groups that have a key `newton_schulz`; AdamW for the others.
 
     Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024, with Nesterov's momentum, and

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asiarch.agents.lineage import Lineage, Steps, fit_lineage, noise_variances
+from asiarch.agents.lineage import Forest, Lineage, Steps, fit_lineage, noise_variances
 
 STEPS = Steps(root_mean=0.4, root_variance=2.0, drift=-0.3, variance=0.7)
 
@@ -49,7 +49,7 @@ def forests(draw: st.DrawFn) -> tuple[list[int], np.ndarray, np.ndarray]:
 def test_marginals_are_those_of_the_dense_normal(forest: tuple[list[int], np.ndarray, np.ndarray]) -> None:
     parents, means, variances = forest
     mean, covariance = dense_posterior(parents, means, variances, STEPS)
-    found = Lineage(parents, means.tolist(), variances.tolist(), STEPS).marginals()
+    found = Lineage(Forest(parents), means, variances, STEPS).marginals()
     np.testing.assert_allclose(found.mean, mean, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(found.variance, np.diag(covariance), rtol=1e-9, atol=1e-9)
     pairs = [0.0 if parent < 0 else covariance[i, parent] for i, parent in enumerate(parents)]
@@ -57,7 +57,7 @@ def test_marginals_are_those_of_the_dense_normal(forest: tuple[list[int], np.nda
 
 
 def test_one_candidate_is_shrunk_by_the_ratio_of_the_variances() -> None:
-    found = Lineage([-1], [1.4], [1.0], STEPS).marginals()
+    found = Lineage(Forest([-1]), np.array([1.4]), np.array([1.0]), STEPS).marginals()
     assert found.mean[0] == pytest.approx((1.4 / 1.0 + 0.4 / 2.0) / (1 / 1.0 + 1 / 2.0))
     assert found.variance[0] == pytest.approx(1 / (1 / 1.0 + 1 / 2.0))
 
@@ -66,7 +66,7 @@ def test_samples_have_the_posterior_s_mean_and_covariance() -> None:
     parents = [-1, 0, 1, 1, 0, -1]
     means = np.array([0.5, 1.0, math.nan, -1.0, 2.0, 0.1])
     variances = np.array([0.5, 0.2, 1.0, 0.9, 0.4, 0.3])
-    lineage = Lineage(parents, means.tolist(), variances.tolist(), STEPS)
+    lineage = Lineage(Forest(parents), means, variances, STEPS)
     rng = np.random.default_rng(0)
     samples = np.array([lineage.sample(rng) for _ in range(20_000)])
     mean, covariance = dense_posterior(parents, means, variances, STEPS)
@@ -77,8 +77,9 @@ def test_samples_have_the_posterior_s_mean_and_covariance() -> None:
 
 def test_a_lucky_score_is_believed_less_when_its_children_are_poor() -> None:
     """The same score 2, with four children that score 0 and with four that score 2."""
+    forest = Forest([-1, 0, 1, 1, 1, 1])
     poor, good = (
-        Lineage([-1, 0, 1, 1, 1, 1], [0.0, 2.0, *[child] * 4], [0.5] * 6, STEPS).marginals().mean[1]
+        Lineage(forest, np.array([0.0, 2.0, *[child] * 4]), np.full(6, 0.5), STEPS).marginals().mean[1]
         for child in (0.0, 2.0)
     )
     assert poor < 1.2 < 1.8 < good

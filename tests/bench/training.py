@@ -43,7 +43,6 @@ def lap(name):
     now = time.perf_counter(); print(f"{name}={now - began:.3f}"); began = now
 import torch; lap("import torch")
 import asiarch.hpc.training.process_group; lap("import deepspeed")
-import torch._dynamo; lap("import torch._dynamo (the optimiser needs it)")
 import asiarch.hpc.train_trial; lap("import asiarch and h5py")
 import sys; sys.path.insert(0, sys.argv[1])
 import training as bench

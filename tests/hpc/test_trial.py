@@ -216,7 +216,12 @@ def test_a_program_that_sees_the_future_is_stopped_and_the_reason_kept(tmp_path:
         ("budget:", "watchdog: {implausible: 0.1}\nbudget:"),
         programs=[DELTA_NET, LEAKS],
     )
-    assert start(run).communicate(timeout=300)[0].endswith("outcome: finished\n")
+    output, _ = start(run, PYTHONPROFILEIMPORTTIME="1").communicate(timeout=300)
+    assert "outcome: finished\n" in output
+    assert re.search(r"\| +deepspeed$", output, re.MULTILINE)
+    assert "torch._dynamo" not in output, (
+        "the compiler was imported, which takes seconds, and nothing is compiled"
+    )
     leaking = start(run, candidate=1)
     output, _ = leaking.communicate(timeout=300)
     assert leaking.returncode == 1, output
