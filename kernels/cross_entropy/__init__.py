@@ -42,7 +42,7 @@ def fused_linear_cross_entropy(
 
     Raises:
         ValueError: a shape or dtype does not fit, or the reduction is unknown.
-        IndexError, on the CPU: a target is outside [0, V).
+        IndexError, on the CPU: a target is outside [0, V). On a GPU its loss and gradient are NaN.
     """
     if weight.dim() != 2 or hidden.dim() < 1 or weight.shape[1] != hidden.shape[-1]:
         raise ValueError(

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from asiarch.kernels.cross_entropy.softmax import logit_slopes, token_losses
 from asiarch.kernels.shapes import compute_dtype
 
 CHUNK_LOGITS = 1 << 24  # of a chunk: 64 MB in float32
@@ -21,15 +22,11 @@ def linear_cross_entropy(
     hidden: Tensor, weight: Tensor, targets: Tensor, ignore_index: int, chunk_logits: int
 ) -> tuple[Tensor, Tensor]:
     """The loss of each token and the logsumexp of its logits, both (T,); hidden (T, D), weight (V, D), targets (T,)."""
-    dtype = compute_dtype(hidden)
-    losses = hidden.new_empty(len(targets), dtype=dtype)
+    losses = hidden.new_empty(len(targets), dtype=compute_dtype(hidden))
     normalizers = torch.empty_like(losses)
     for part in _slices(len(targets), len(weight), chunk_logits):
-        logits = (hidden[part] @ weight.mT).to(dtype)
-        ignored = targets[part] == ignore_index
-        chosen = logits.gather(1, targets[part].masked_fill(ignored, 0).unsqueeze(1)).squeeze(1)
-        normalizers[part] = logits.logsumexp(1)
-        losses[part] = (normalizers[part] - chosen).masked_fill(ignored, 0)
+        logits = hidden[part] @ weight.mT
+        losses[part], normalizers[part] = token_losses(logits, targets[part], ignore_index)
     return losses, normalizers
 
 
@@ -52,15 +49,11 @@ def linear_cross_entropy_backward(
     chunk_logits: int,
 ) -> tuple[Tensor, Tensor]:
     """The gradients of hidden and weight; the logits are computed again, chunk by chunk."""
-    dtype = compute_dtype(hidden)
     hidden_gradient = torch.empty_like(hidden)
-    weight_gradient = torch.zeros_like(weight, dtype=dtype)
+    weight_gradient = torch.zeros_like(weight, dtype=compute_dtype(hidden))
     for part in _slices(len(targets), len(weight), chunk_logits):
-        slope = ((hidden[part] @ weight.mT).to(dtype) - normalizers[part].unsqueeze(1)).exp_()
-        ignored = targets[part] == ignore_index
-        slope[torch.arange(len(slope), device=slope.device), targets[part].masked_fill(ignored, 0)] -= 1
-        slope *= gradient[part].masked_fill(ignored, 0).unsqueeze(1)
-        slope = slope.to(hidden.dtype)
+        logits = hidden[part] @ weight.mT
+        slope = logit_slopes(logits, targets[part], normalizers[part], gradient[part], ignore_index)
         hidden_gradient[part] = slope @ weight
         weight_gradient += slope.mT @ hidden[part]
     return hidden_gradient, weight_gradient.to(weight.dtype)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from asiarch.kernels.dispatch import takes_triton
 from asiarch.kernels.shapes import compute_dtype, expect_shape
 
 __all__ = ["gated_rms_norm", "l2_norm", "rms_norm"]
@@ -26,6 +27,11 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
         ValueError: the weight's shape does not fit.
     """
     expect_shape("weight", weight, (x.shape[-1],))
+    if takes_triton(x, weight):
+        # imported here: it takes a second, and a machine without a GPU needs no triton
+        from asiarch.kernels.normalization.triton_op import rms_norm_op
+
+        return rms_norm_op(x, weight, None, eps)
     dtype = compute_dtype(x)
     return functional.rms_norm(x.to(dtype), (x.shape[-1],), weight.to(dtype), eps).to(x.dtype)
 
@@ -33,9 +39,14 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
 def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
     """rms_norm(x) * silu(gate): the output norm of RetNet, GLA and Gated DeltaNet.
 
-    Args, dtypes and errors as in `rms_norm`; gate has x's shape.
+    Args and errors as in `rms_norm`; gate has x's shape, and the result the wider dtype of the two.
     """
     expect_shape("gate", gate, tuple(x.shape))
+    expect_shape("weight", weight, (x.shape[-1],))
+    if takes_triton(x, gate, weight):
+        from asiarch.kernels.normalization.triton_op import rms_norm_op
+
+        return rms_norm_op(x, weight, gate, eps)
     return rms_norm(x, weight, eps) * functional.silu(gate)
 
 

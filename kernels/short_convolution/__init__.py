@@ -5,9 +5,11 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional
 
+from asiarch.kernels.dispatch import takes_triton
 from asiarch.kernels.documents import expect_documents
 from asiarch.kernels.shapes import expect_shape
 from asiarch.kernels.short_convolution.chunk import chunk_short_convolution
+from asiarch.kernels.short_convolution.step import step_short_convolution
 
 __all__ = ["short_convolution"]
 
@@ -56,6 +58,16 @@ def short_convolution(
         expect_shape("initial_state", initial_state, (rows, weight.shape[1] - 1, channels))
     if activation not in (None, "silu"):
         raise ValueError(f'activation is {activation!r}, expected None or "silu"')
-    y, state = chunk_short_convolution(x, weight, bias, initial_state, cu_seqlens)
+    if length == 1 and cu_seqlens is None:
+        y, state = step_short_convolution(x, weight, bias, initial_state)
+    elif takes_triton(x, weight, *(t for t in (bias, initial_state) if t is not None)):
+        # imported here: it takes a second, and a machine without a GPU needs no triton
+        from asiarch.kernels.short_convolution.triton_op import short_convolution_op
+
+        past = None if initial_state is None else initial_state.to(x.dtype)
+        y, state = short_convolution_op(x, weight, bias, past, cu_seqlens, activation == "silu")
+        return y, state if output_final_state else None
+    else:
+        y, state = chunk_short_convolution(x, weight, bias, initial_state, cu_seqlens)
     y = functional.silu(y) if activation == "silu" else y
     return y.to(x.dtype), state if output_final_state else None

@@ -1,14 +1,14 @@
-"""Compile every Triton kernel for sm_80 and sm_90, without a GPU: registers, shared memory, spills, seconds.
+"""Compile every Triton kernel for sm_80 and sm_90, without a GPU: registers, shared memory, spills.
 
-    python tests/bench/compile_kernels.py [--write] [--dims 128] [--kernels recurrence] [--capabilities 80,90]
+    python tests/bench/compile_kernels.py [--write] [--dims 128] [--operators delta_rule] [--capabilities 80,90]
 
 `--write` puts the table into kernels/COMPILED.md.
 """
 
 import argparse
+import itertools
 import json
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import date
@@ -19,11 +19,18 @@ import torch
 import triton
 
 from asiarch.kernels.compiling import SHARED_LIMITS, compile_for
+from asiarch.kernels.cross_entropy import triton_kernels as softmax_kernels
+from asiarch.kernels.cross_entropy import triton_softmax
+from asiarch.kernels.normalization import triton_kernels as norm_kernels
+from asiarch.kernels.normalization import triton_op as norm
 from asiarch.kernels.recurrence import triton_backward, triton_forward
 from asiarch.kernels.recurrence.triton_op import DTYPES, Shapes, chunk_size_for
+from asiarch.kernels.short_convolution import triton_kernels as convolution_kernels
+from asiarch.kernels.short_convolution import triton_op as convolution
 
 TABLE = Path(__file__).parents[2] / "kernels" / "COMPILED.md"
 NAMES = {torch.bfloat16: "bf16", torch.float32: "fp32"}
+WIDTH = 4  # of the short convolution
 VARIANTS = {  # DECAY, DELTA
     "linear_attention": (0, False),
     "linear_attention, decay by head": (1, False),
@@ -43,6 +50,7 @@ class Job(NamedTuple):
     dtype: torch.dtype
     pointers: dict[str, str | None]
     constants: dict[str, Any]
+    warps: int = 4
 
 
 def recurrence_jobs(dim: int, dtype: torch.dtype) -> Iterator[Job]:
@@ -74,6 +82,48 @@ def recurrence_jobs(dim: int, dtype: torch.dtype) -> Iterator[Job]:
             yield _job(operator, kernel, dim, dtype, own, variant | block)
 
 
+def norm_jobs(dim: int, dtype: torch.dtype) -> Iterator[Job]:
+    """RMSNorm with and without a gate."""
+    kinds: dict[str, str | None] = dict.fromkeys(
+        ["x", "weight", "gate", "y", "slope", "x_slope", "gate_slope"], NAMES[dtype]
+    )
+    kinds["weight_slopes"] = "fp32"
+    for operator, gated in {"rms_norm": False, "gated_rms_norm": True}.items():
+        own = kinds if gated else kinds | {"gate": None, "gate_slope": None}
+        constants = {"D": dim, **norm.blocks(dim), "GATED": gated}
+        for kernel in (norm_kernels.norm_kernel, norm_kernels.norm_backward_kernel):
+            yield _job(operator, kernel, dim, dtype, own, constants, norm.WARPS)
+
+
+def convolution_jobs(dim: int, dtype: torch.dtype) -> Iterator[Job]:
+    """The short convolution with all that it can have, and with nothing."""
+    half = "x weight bias initial y final slope final_slope x_slope initial_slope"
+    kinds: dict[str, str | None] = dict.fromkeys(half.split(), NAMES[dtype])
+    kinds |= dict.fromkeys(["pre_slope", "weight_slopes", "bias_slopes"], "fp32")
+    kinds |= dict.fromkeys(["start", "document", "borders"], "i64")
+    constants = {"D": dim, "W": WIDTH, "BT": convolution.POSITIONS}
+    constants |= {"BD": convolution.channels_block(dim), "BS": convolution.state_span(WIDTH)}
+    for operator, full in {"short_convolution": True, "short_convolution, plain": False}.items():
+        absent = [] if full else ["bias", "initial", "start", "document", "borders"]
+        own = constants | dict.fromkeys(["VARIED", "INITIAL", "BIAS", "SILU"], full)
+        for kernel in (
+            convolution_kernels.convolution_kernel,
+            convolution_kernels.weight_slopes_kernel,
+            convolution_kernels.input_slopes_kernel,
+        ):
+            pointers = kinds | dict.fromkeys(absent)
+            yield _job(operator, kernel, dim, dtype, pointers, own, convolution.WARPS)
+
+
+def softmax_jobs(dim: int, dtype: torch.dtype) -> Iterator[Job]:
+    """What follows the logits in the fused linear cross-entropy; it knows no width."""
+    kinds: dict[str, str | None] = {"logits": NAMES[dtype], "targets": "i64"}
+    kinds |= dict.fromkeys(["losses", "normalizers", "gradient"], "fp32")
+    constants = {"BV": triton_softmax.WIDEST_BLOCK}
+    for kernel in (softmax_kernels.loss_kernel, softmax_kernels.slope_kernel):
+        yield _job("fused_linear_cross_entropy", kernel, dim, dtype, kinds, constants, triton_softmax.WARPS)
+
+
 def _job(
     operator: str,
     kernel: Any,
@@ -81,6 +131,7 @@ def _job(
     dtype: torch.dtype,
     pointers: dict[str, str | None],
     constants: dict[str, Any],
+    warps: int = 4,
 ) -> Job:
     names = kernel.arg_names
     return Job(
@@ -90,15 +141,18 @@ def _job(
         dtype,
         {name: kind for name, kind in pointers.items() if name in names},
         {name: value for name, value in constants.items() if name in names},
+        warps,
     )
+
+
+JOBS = (recurrence_jobs, norm_jobs, convolution_jobs, softmax_jobs)
 
 
 def rows(jobs: Iterator[Job], capabilities: list[int]) -> Iterator[dict[str, Any]]:
     """Compile; one row for each kernel and capability."""
     for job in jobs:
         for capability in capabilities:
-            began = time.perf_counter()
-            usage = compile_for(job.kernel, job.pointers, job.constants, capability)
+            usage = compile_for(job.kernel, job.pointers, job.constants, capability, job.warps)
             yield {
                 "operator": job.operator,
                 "kernel": job.kernel.__name__.removesuffix("_kernel"),
@@ -107,7 +161,6 @@ def rows(jobs: Iterator[Job], capabilities: list[int]) -> Iterator[dict[str, Any
                 "sm": capability,
                 **asdict(usage),
                 "fits": usage.shared <= SHARED_LIMITS[capability],
-                "seconds": round(time.perf_counter() - began, 1),
             }
 
 
@@ -136,16 +189,18 @@ def main() -> None:
     parser.add_argument("--dims", default="64,128,256")
     parser.add_argument("--dtypes", default="bf16,fp32")
     parser.add_argument("--capabilities", default="80,90")
-    parser.add_argument("--operators", default="", help="only those whose name starts so")
+    parser.add_argument("--operators", default="", help="only those whose names start so, by commas")
     given = parser.parse_args()
     capabilities = [int(x) for x in given.capabilities.split(",")]
+    prefixes = tuple(given.operators.split(","))
     found = []
     for dim in map(int, given.dims.split(",")):
         for dtype, name in NAMES.items():
             if name not in given.dtypes.split(","):
                 continue
-            jobs = (job for job in recurrence_jobs(dim, dtype) if job.operator.startswith(given.operators))
-            for row in rows(jobs, capabilities):
+            jobs = itertools.chain.from_iterable(of(dim, dtype) for of in JOBS)
+            chosen = (job for job in jobs if job.operator.startswith(prefixes))
+            for row in rows(chosen, capabilities):
                 print(json.dumps(row), flush=True)
                 found.append(row)
     if given.write:

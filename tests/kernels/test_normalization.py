@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from asiarch.kernels import gated_rms_norm, l2_norm, rms_norm
+from asiarch.kernels.normalization.naive import naive_gated_rms_norm, naive_rms_norm
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 
@@ -21,19 +22,22 @@ def inputs() -> list[Tensor]:
 
 @DTYPES
 def test_rms_norm(dtype: torch.dtype, same_function: Callable[..., None]) -> None:
-    def formula(x: Tensor, weight: Tensor) -> Sequence[Tensor]:
-        return (x / (x.pow(2).mean(-1, keepdim=True) + 1e-3).sqrt() * weight,)
-
-    same_function(lambda x, weight: (rms_norm(x, weight, eps=1e-3),), formula, inputs()[:2], dtype)
+    same_function(
+        lambda x, weight: (rms_norm(x, weight, eps=1e-3),),
+        lambda x, weight: (naive_rms_norm(x, weight, 1e-3),),
+        inputs()[:2],
+        dtype,
+    )
 
 
 @DTYPES
 def test_gated_rms_norm(dtype: torch.dtype, same_function: Callable[..., None]) -> None:
-    def formula(x: Tensor, weight: Tensor, gate: Tensor) -> Sequence[Tensor]:
-        normed = x / (x.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt() * weight
-        return (normed * gate / (1 + torch.exp(-gate)),)
-
-    same_function(lambda x, weight, gate: (gated_rms_norm(x, gate, weight),), formula, inputs(), dtype)
+    same_function(
+        lambda x, weight, gate: (gated_rms_norm(x, gate, weight),),
+        lambda x, weight, gate: (naive_gated_rms_norm(x, gate, weight, 1e-5),),
+        inputs(),
+        dtype,
+    )
 
 
 @DTYPES

@@ -1,4 +1,4 @@
-"""The cases of `triton_cases.py`, in a process that interprets Triton where there is no GPU."""
+"""The cases of `triton_*cases.py`, in a process that interprets Triton where there is no GPU."""
 
 import os
 import subprocess
@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-CASES = Path(__file__).with_name("triton_cases.py")
+FOLDER = Path(__file__).parent
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("which", ["not slow", "slow"])
-def test_the_kernels_equal_the_definitions(which: str) -> None:
+@pytest.mark.parametrize(
+    ("cases", "which"),
+    [("triton_cases.py", "not slow"), ("triton_cases.py", "slow"), ("triton_local_cases.py", "")],
+)
+def test_the_kernels_equal_the_definitions(cases: str, which: str) -> None:
     chosen = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
     command = [
         sys.executable,
@@ -26,9 +29,9 @@ def test_the_kernels_equal_the_definitions(which: str) -> None:
         "0",
         "-m",
         which,
-        str(CASES),
+        str(FOLDER / cases),
     ]
-    root = CASES.parents[2]
+    root = FOLDER.parents[1]
     done = subprocess.run(
         command, cwd=root, env=os.environ | chosen, capture_output=True, text=True, check=False
     )
