@@ -4,12 +4,14 @@ Here the public functions are called: they take the kernels on a GPU, and elsewh
 """
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from asiarch.hpc.doctor import operators as doctor
 from asiarch.kernels import fused_linear_cross_entropy, gated_rms_norm, rms_norm, short_convolution
 from asiarch.kernels.cross_entropy.naive import naive_linear_cross_entropy
 from asiarch.kernels.dispatch import takes_triton
@@ -209,3 +211,26 @@ def test_compile_into_one_graph() -> None:
         compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
         slopes = torch.autograd.grad(compiled(*fakes), fakes)
     assert [x.shape for x in slopes] == [x.shape for x in leaves]
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "function"),
+    [
+        ("gated_rms_norm", "normalization.triton_op", "rms_norm_op"),
+        ("short_convolution, all it can have", "short_convolution.triton_op", "short_convolution_op"),
+    ],
+)
+def test_the_doctor_looks_at_the_kernels(
+    name: str, module: str, function: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, device = doctor._cases()[name], torch.device(DEVICE)
+    assert doctor.operator_error(*case, device) < doctor.BOUNDS[torch.float32]
+    home = import_module(f"asiarch.kernels.{module}")
+    sound = getattr(home, function)
+
+    def faulty(*arguments: object) -> object:
+        output = sound(*arguments)
+        return 1.01 * output if isinstance(output, Tensor) else (1.01 * output[0], output[1])
+
+    monkeypatch.setattr(home, function, faulty)
+    assert doctor.operator_error(*case, device) > doctor.BOUNDS[torch.float32]
