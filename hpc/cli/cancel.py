@@ -8,9 +8,9 @@ import click
 from asiarch.hpc.cancel_request import read_cancel_requests, write_cancel_request
 from asiarch.hpc.cli.lookup import get_candidate
 from asiarch.hpc.cli.options import run_option
-from asiarch.hpc.config import load_frozen
 from asiarch.hpc.journal import Journal, head_is_alive, read_journal
 from asiarch.hpc.layout import RunLayout, find_run
+from asiarch.hpc.settings import read_settings
 from asiarch.hpc.slurm_states import run_command
 from asiarch.hpc.state import CampaignState, Candidate
 from asiarch.models.errors import UserError
@@ -49,7 +49,7 @@ def _cancel_without_head(layout: RunLayout, candidate: Candidate) -> None:
     with Journal(layout.root) as journal:
         state = CampaignState.replay(read_journal(layout.root))
         jobs = [trial.job for key, trial in state.under_way.items() if key[0] == candidate.id]
-        on_slurm = load_frozen(layout.config).executor == "slurm"
+        on_slurm = read_settings(layout.config).executor == "slurm"
         if jobs and on_slurm and run_command(["scancel", *jobs]) is None:
             raise UserError(f"scancel failed for jobs {' '.join(jobs)}; try it by hand")
         journal.append("cancelled", candidate=candidate.id, reason="cancelled by a person")

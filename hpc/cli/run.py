@@ -44,13 +44,17 @@ def run(config: Path | None, run_dir: Path | None, overrides: tuple[str, ...], r
     The same command goes on after a Ctrl-C, a crash or a kill. Exit code 0: the campaign is finished; 3: it was
     stopped, by a signal or `asiarch-hpc stop`, and can go on; 2: it cannot run, and the message says why.
     """
-    recorded = None
-    if replayed is None:
-        layout, settings = _open_campaign(config, run_dir, overrides)
-    else:
-        recorded, layout, settings = _open_replay(replayed, config, run_dir, overrides)
     # no child of ours may find the checkout's folders under their bare names
     os.environ["PYTHONSAFEPATH"] = "1"
+    recorded = None
+    if replayed is None:
+        layout, asked = _find_campaign(config, run_dir, overrides)
+        if _has_begun(layout):
+            # before its settings are read: another version may have written them
+            use_frozen_code(layout, _command(config, run_dir, overrides), begun=True)
+        settings = _open_campaign(layout, config, asked)
+    else:
+        recorded, layout, settings = _open_replay(replayed, config, run_dir, overrides)
     os.chdir(layout.root)
     command = ["run", "--run", str(layout.root)]
     command += [] if recorded is None else ["--replay", str(recorded.root)]
@@ -121,16 +125,29 @@ def _has_begun(layout: RunLayout) -> bool:
     return has_events(layout.root) or head_is_alive(layout.root)
 
 
-def _open_campaign(
+def _find_campaign(
     config: Path | None, run_dir: Path | None, overrides: tuple[str, ...]
-) -> tuple[RunLayout, CampaignConfig]:
+) -> tuple[RunLayout, CampaignConfig | None]:
+    """The folder of the campaign that is meant, and the settings that are asked for, if any are."""
     if config is None:
         if overrides:
             raise UserError("--set changes a new campaign's CONFIG; a campaign that runs keeps its own")
-        layout = find_run(run_dir)
-        return layout, load_frozen(layout.config)
+        return find_run(run_dir), None
     asked = load_config(config, overrides)
-    layout = RunLayout((run_dir or Path("runs") / asked.name).resolve())
+    return RunLayout((run_dir or Path("runs") / asked.name).resolve()), asked
+
+
+def _command(config: Path | None, run_dir: Path | None, overrides: tuple[str, ...]) -> list[str]:
+    """The arguments that this command was given."""
+    command = ["run", *([] if config is None else [str(config)])]
+    command += [] if run_dir is None else ["--run", str(run_dir)]
+    return [*command, *(word for override in overrides for word in ("--set", override))]
+
+
+def _open_campaign(layout: RunLayout, config: Path | None, asked: CampaignConfig | None) -> CampaignConfig:
+    """The campaign's settings; it takes those that are asked for where nothing that it computed depends on them."""
+    if asked is None:
+        return load_frozen(layout.config)
     if not layout.config.exists() or not _has_begun(layout):
         # a campaign that has not begun takes the settings that it is given last
         layout.root.mkdir(parents=True, exist_ok=True)
@@ -142,13 +159,13 @@ def _open_campaign(
                 f"{layout.root}: a head runs this campaign; stop it before you change its settings"
             )
         atomic_write_text(layout.config, freeze(asked))
-        return layout, asked
+        return asked
     if frozen != asked:
         raise UserError(
             f"{layout.root} holds a campaign with other settings than {config}: go on with it by "
             f"`asiarch-hpc run --run {layout.root}`, or give the new one another name or --run DIR"
         )
-    return layout, frozen
+    return frozen
 
 
 def _work(

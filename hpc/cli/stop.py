@@ -6,9 +6,9 @@ from pathlib import Path
 import click
 
 from asiarch.hpc.cli.options import run_option
-from asiarch.hpc.config import load_frozen
 from asiarch.hpc.journal import Journal, head_is_alive, read_journal
 from asiarch.hpc.layout import RunLayout, find_run
+from asiarch.hpc.settings import read_settings
 from asiarch.hpc.slurm_states import run_command
 from asiarch.hpc.state import CampaignState, interruption
 from asiarch.hpc.stop_request import write_stop_request
@@ -28,7 +28,7 @@ def stop(run_dir: Path | None, now: bool) -> None:
     layout = find_run(run_dir)
     again = f"`asiarch-hpc run --run {layout.root}` goes on"
     if not head_is_alive(layout.root):
-        if now and load_frozen(layout.config).executor == "slurm" and (count := _cancel_jobs(layout)):
+        if now and read_settings(layout.config).executor == "slurm" and (count := _cancel_jobs(layout)):
             click.echo(f"no head was running; cancelled {count} jobs, their checkpoints are kept; {again}")
             return
         raise UserError(f"{layout.root}: no head is running, so there is nothing to stop")

@@ -1,13 +1,17 @@
 """`asiarch-hpc run` before anything trains: what it refuses, and that a refusal stands in nobody's way."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from asiarch.hpc.cli.main import main
+from asiarch.hpc.code_version import PACKAGES
 from asiarch.hpc.config import load_frozen
-from campaigns import write_campaign
+from campaigns import environment, write_campaign
 
 
 def run(folder: Path, *overrides: str) -> Result:
@@ -45,3 +49,31 @@ def test_a_campaign_that_was_refused_takes_other_settings(tmp_path: Path) -> Non
         assert not stale.exists()  # the copy of the code is that of the last try
         stale.touch()
         assert load_frozen(tmp_path / "run" / "campaign.yaml").evaluation.downstream.tasks == (task,)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_the_settings_of_a_campaign_are_for_the_version_that_it_began_with(
+    tmp_path: Path, named: bool
+) -> None:
+    """The installed version could not read them; the campaign's own is a stand-in that says what it was asked."""
+    config, run_dir = write_campaign(tmp_path), tmp_path / "run"
+    for package in PACKAGES:
+        (run_dir / "code" / "asiarch" / package).mkdir(parents=True)
+        (run_dir / "code" / "asiarch" / package / "__init__.py").touch()
+    (run_dir / "code" / "asiarch" / "hpc" / "cli").mkdir()
+    (run_dir / "code" / "asiarch" / "hpc" / "cli" / "main.py").write_text(
+        "import json\ndef main(arguments): print(json.dumps(arguments))\n"
+    )
+    (run_dir / "campaign.yaml").write_text("settings: of another version\n")
+    (run_dir / "journal.jsonl").write_text('{"event": "campaign_started"}\n')
+    asked = [str(config), "--run", str(run_dir), "--set", "seed=3"] if named else ["--run", str(run_dir)]
+    done = subprocess.run(
+        [Path(sys.executable).with_name("asiarch-hpc"), "run", *asked],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == ["run", *asked]
