@@ -1,7 +1,6 @@
 """The ranking as the journal has it, without opening a result file."""
 
 import json
-from dataclasses import fields
 
 import orjson
 
@@ -10,9 +9,9 @@ from asiarch.hpc.state import CampaignState
 from asiarch.results.files import atomic_write_text
 from asiarch.results.ranking import CandidateInfo, Ranking, RankingRow, rank, write_ranking
 from asiarch.results.trial import TaskResult
-from asiarch.results.yields import ProposerYield, Tried, yields
+from asiarch.results.yields import Tried, Yields, yields
 
-Standings = tuple[Ranking, tuple[ProposerYield, ...]]
+Standings = tuple[Ranking, Yields]
 
 
 def current_ranking(run: RunLayout, state: CampaignState) -> Ranking:
@@ -21,8 +20,8 @@ def current_ranking(run: RunLayout, state: CampaignState) -> Ranking:
     return rank(state.summaries, candidate_infos(run, state), reference=0, seeds=state.seeds, judge=judge)
 
 
-def current_yields(state: CampaignState, ranking: Ranking) -> tuple[ProposerYield, ...]:
-    """What each proposer's candidates came to so far."""
+def current_yields(state: CampaignState, ranking: Ranking) -> Yields:
+    """What each proposer's candidates, and those of each origin, came to so far."""
     tried = []
     for candidate in state.candidates.values():
         seconds = [trial.seconds for trial in candidate.trials.values() if trial.seconds]
@@ -35,6 +34,7 @@ def current_yields(state: CampaignState, ranking: Ranking) -> tuple[ProposerYiel
                     accepted=candidate.status not in ("proposed", "refused"),
                     gpu_hours=sum(s["gpu_hours"] for s in seconds),
                     trial_hours=sum(s["elapsed"] for s in seconds) / 3600,
+                    origins=candidate.origins,
                 )
             )
     return yields(tried, state.summaries, ranking)
@@ -44,8 +44,8 @@ def write_standings(run: RunLayout, state: CampaignState) -> None:
     """Write ranking.json, ranking.csv and yields.json, each atomically."""
     ranking = current_ranking(run, state)
     write_ranking(ranking, run.root)
-    rows = [one.to_json() for one in current_yields(state, ranking)]
-    atomic_write_text(run.root / "yields.json", json.dumps(rows, indent=1) + "\n")
+    tables = current_yields(state, ranking).to_json()
+    atomic_write_text(run.root / "yields.json", json.dumps(tables, indent=1) + "\n")
 
 
 def read_standings(run: RunLayout, leaders: int | None = None) -> Standings | None:
@@ -60,9 +60,7 @@ def read_standings(run: RunLayout, leaders: int | None = None) -> Standings | No
             RankingRow(**row | {"tasks": {task: TaskResult(**part) for task, part in row["tasks"].items()}})
             for row in found["rows"][:leaders]
         )
-        names = [field.name for field in fields(ProposerYield)]
-        tables = orjson.loads((run.root / "yields.json").read_bytes())
-        yielded = tuple(ProposerYield(**{name: row[name] for name in names}) for row in tables)
+        yielded = Yields.from_json(orjson.loads((run.root / "yields.json").read_bytes()))
         return Ranking(**found | {"rows": rows, "seeds": tuple(found["seeds"])}), yielded
     except (OSError, ValueError, KeyError, TypeError):
         return None  # absent, or written by another version

@@ -68,6 +68,7 @@ class Candidate:
     submissions: Counter[int] = field(default_factory=Counter)  # by rung
     reason: str = ""
     proposed_as: str = ""  # its first program's fingerprint
+    origins: tuple[str, ...] = ()  # of its idea, where an LLM named them
     may_repair: int = 0  # times, after failures in training
     repairs: int = 0
     reflected: bool = False  # whether its results were analysed, or could not be
@@ -232,6 +233,7 @@ class CampaignState:
             baseline=event["baseline"],
             may_repair=event.get("may_repair", 0),
             proposed_as=event["fingerprint"],
+            origins=tuple(event.get("origins", ())),
         )
 
     def _on_accepted(self, event: Event) -> None:

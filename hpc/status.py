@@ -17,7 +17,7 @@ from asiarch.hpc.slurm_states import PendingJob, pending_jobs
 from asiarch.hpc.standings import Standings, current_ranking, current_yields, read_standings
 from asiarch.hpc.state import CampaignState, seconds_between
 from asiarch.results.ranking import Ranking
-from asiarch.results.yields import ProposerYield
+from asiarch.results.yields import Yields
 
 _TABLES = ("running", "yields", "ranking")
 
@@ -46,7 +46,7 @@ class Status:
         pending: how many jobs wait in Slurm, by its reason; `next_start` is the first start it expects, or empty.
         failures: how many trials failed, by cause.
         refused: how many programs the checker refused, by check.
-        yields: what each proposer's candidates came to.
+        yields: what each proposer's candidates came to, and those of each origin of ideas.
         submission_refused: sbatch's words where it takes no job now, else empty.
         reference: the name of the candidate that all are compared with; empty before it is proposed.
         ranking: this and `yields` as the head wrote them last, or made now where it has not yet.
@@ -76,7 +76,7 @@ class Status:
     next_start: str
     failures: dict[str, int]
     refused: dict[str, int]
-    yields: tuple[ProposerYield, ...]
+    yields: Yields
     submission_refused: str
     reference: str
     ranking: Ranking
@@ -90,8 +90,9 @@ class Status:
             {"candidate": t.candidate, "rung": t.rung, "seed": t.seed, **vars(t.progress)}
             for t in self.running
         ]
-        yields = [one.to_json() for one in self.yields]
-        return plain | {"running": running, "yields": yields, "ranking": self.ranking.to_json()}
+        yields = self.yields.to_json()
+        plain |= {"yields": yields["proposers"], "yields_by_origin": yields["origins"]}
+        return plain | {"running": running, "ranking": self.ranking.to_json()}
 
 
 def read_status(layout: RunLayout, state: CampaignState, leaders: int | None = None) -> Status:
@@ -154,7 +155,7 @@ def read_status(layout: RunLayout, state: CampaignState, leaders: int | None = N
 
 def _written_standings(
     layout: RunLayout, died: bool, leaders: int | None
-) -> tuple[Ranking, tuple[ProposerYield, ...], str] | None:
+) -> tuple[Ranking, Yields, str] | None:
     """What the head wrote last, and when; None where it died before it wrote what its journal has."""
     try:
         written, journal = ((layout.root / name).stat().st_mtime for name in ("yields.json", "journal.jsonl"))

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from asiarch.hpc.journal import JournalTail, read_journal
 from asiarch.hpc.layout import RunLayout, find_run
 from asiarch.hpc.state import CampaignState
 from asiarch.hpc.status import RunningTrial, Status, read_status
-from asiarch.results.yields import ProposerYield
+from asiarch.results.yields import COUNTS, Yields
 
 LEADERS = 5
 WATCH_S = 2.0
@@ -76,7 +76,7 @@ def render(current: Status, layout: RunLayout) -> RenderableType:
         made = f"; as of {current.ranked}" if current.ranked else ""
         note = f"* beyond noise, corrected over {current.ranking.family_size} candidates{made}"
         lines.append(Text(note, style="dim"))
-    if current.yields:
+    if current.yields.proposers:
         lines += [Text(), yields_table(current.yields)]
     lines += [Text(), *_failure_lines(current), _next_line(current, layout)]
     return Group(*lines)
@@ -152,20 +152,27 @@ def _leaders(current: Status) -> Table:
     return ranking_table(current.ranking.rows[:LEADERS], current.reference, console().width)
 
 
-def yields_table(yields: Sequence[ProposerYield]) -> Table:
-    """A row for each proposer; the rates count candidates that beat the reference. It fits 80 columns."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    on_gpus = any(one.gpu_hours for one in yields)
-    counted = ("proposed", "accepted", "trained", ">parent", "*parent", "*ref")
+def yields_table(yields: Yields) -> Table:
+    """A row for each proposer, and for each origin of ideas, with its shares; it fits 80 columns.
+
+    The rates count candidates that beat the reference.
+    """
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+    on_gpus = any(one.gpu_hours for one in yields.proposers)
+    titles = ("proposed", "accepted", "trained", ">parent", "*parent", "*ref")
     table.add_column("proposer", no_wrap=True)
-    for title in (*counted, "*/acc.", "*/GPU-h" if on_gpus else "*/hour"):
+    for title in (*titles, "*/acc.", "*/GPU-h" if on_gpus else "*/hour"):
         table.add_column(title, justify="right", no_wrap=True)
-    for one in yields:
-        beat = (one.above_parent, one.beat_parent, one.beat_reference)
+    for one, shares in [*((one, {}) for one in yields.proposers), *yields.shares()]:
+        counts = (_count(getattr(one, name), shares.get(name)) for name in COUNTS)
         hourly = one.for_each_gpu_hour if on_gpus else one.for_each_trial_hour
         rates = ("-" if rate is None else f"{rate:.3g}" for rate in (one.for_each_accepted, hourly))
-        table.add_row(one.proposer, *map(str, (one.proposed, one.accepted, one.trained, *beat)), *rates)
+        table.add_row(f"  {one.name}" if shares else one.name, *counts, *rates)
     return table
+
+
+def _count(number: int, share: float | None) -> str:
+    return f"{number}" if share is None else f"{number} {share:.0%}"
 
 
 def _failure_lines(current: Status) -> list[Text]:

@@ -49,11 +49,10 @@ class Folder:
         self.lines.append(json.dumps(record) + "\n")
         (self.run.root / "journal.jsonl").write_text("".join(self.lines))
 
-    def propose(self, number: int, name: str = "") -> None:
-        names = {"name": name or f"mixer_{number}", "proposer": "grammar", "parent": None, "saw": number}
-        self.write(
-            "proposed", candidate=number, fingerprint=str(number), edits=[], baseline=number == 0, **names
-        )
+    def propose(self, number: int, name: str = "", proposer: str = "grammar", **more: Any) -> None:
+        names = {"name": name or f"mixer_{number}", "proposer": proposer, "parent": None, "saw": number}
+        names |= {"fingerprint": str(number), "edits": [], "baseline": number == 0}
+        self.write("proposed", candidate=number, **names, **more)
 
     def train(self, number: int) -> None:
         self.propose(number, "delta_net" if number == 0 else "")
@@ -141,6 +140,26 @@ def test_tables_that_are_torn_or_that_a_dead_head_left_behind_are_not_shown(tmp_
     shown = json.loads(folder.said("status", "--json"))
     assert {row["candidate"] for row in shown["ranking"]["rows"]} == {0, 1, 9}
     assert [one["trained"] for one in shown["yields"]] == [2]
+
+
+def test_status_says_where_ideas_came_from(tmp_path: Path) -> None:
+    folder = small_campaign(tmp_path)
+    assert json.loads(folder.said("status", "--json"))["yields_by_origin"] == []
+    folder.propose(9, proposer="llm", may_repair=1, origins=["experience", "cognition"])
+    folder.propose(10, proposer="llm", may_repair=1, origins=["experience"])
+    folder.write("accepted", candidate=10, seconds=1.0)
+    folder.propose(11, proposer="llm", may_repair=1, origins=[])  # the LLM gave no plan
+
+    def told() -> list[tuple[str, int, int, float]]:
+        rows = json.loads(folder.said("status", "--json"))["yields_by_origin"]
+        return [(row["name"], row["proposed"], row["accepted"], row["shares"]["proposed"]) for row in rows]
+
+    expected = [("experience", 2, 1, 2 / 3), ("cognition", 1, 0, 1 / 3), ("original", 0, 0, 0.0)]
+    assert told() == expected
+    shown = [line.split() for line in folder.said("status").splitlines()]
+    assert ["experience", "2", "67%", "1", "100%", "0", "0", "0", "0", "0", "-"] in shown
+    write_standings(folder.run, folder.state)
+    assert told() == expected
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from asiarch.hpc.state import CampaignState
 from asiarch.models.errors import UserError
 from asiarch.results.ranking import CandidateInfo, rank
 from asiarch.results.trial import TaskResult, TrialKey, TrialSummary
-from asiarch.results.yields import ProposerYield
+from asiarch.results.yields import Yield, Yields
 
 
 def ranked(width: int) -> list[str]:
@@ -50,12 +50,15 @@ def test_a_narrow_terminal_gets_the_main_columns_uncut() -> None:
 @pytest.mark.parametrize(("gpu_hours", "unit", "rate"), [(5.0, "*/GPU-h", "0.2"), (0.0, "*/hour", "0.1")])
 def test_yields_fit_a_narrow_terminal(gpu_hours: float, unit: str, rate: str) -> None:
     console = Console(width=80, highlight=False, force_terminal=False)
-    one = ProposerYield("grammar", 1234, 1200, 1100, 400, 12, 1, gpu_hours, 10.0)
+    one = Yield("grammar", 1234, 1200, 1100, 400, 12, 1, gpu_hours, 10.0)
+    origins = Yield("experience", 300, 100, 1, 0, 0, 0, 0, 0), Yield("original", 100, 0, 0, 0, 0, 0, 0, 0)
     with console.capture() as captured:
-        console.print(yields_table([one]))
-    header, row = captured.get().splitlines()
+        console.print(yields_table(Yields((one,), origins)))
+    header, row, *of_origins = captured.get().splitlines()
     assert header.split()[-5:] == [">parent", "*parent", "*ref", "*/acc.", unit]
     assert row.split() == ["grammar", "1234", "1200", "1100", "400", "12", "1", "0.000833", rate]
+    assert " ".join(of_origins[0].split()) == "experience 300 75% 100 100% 1 100% 0 0 0 0 -"
+    assert " ".join(of_origins[1].split()) == "original 100 25% 0 0% 0 0% 0 0 0 - -"
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
 """Yields of a small campaign that can be counted by hand."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from asiarch.results.ranking import CandidateInfo, Ranking, rank
 from asiarch.results.trial import TrialKey, TrialSummary
-from asiarch.results.yields import ProposerYield, Tried, yields
+from asiarch.results.yields import Tried, Yield, Yields, yields
 
 SEEDS = (0, 1, 2)
 SCATTER = np.random.default_rng(0).normal(0, 0.004, (9, 3))
@@ -62,13 +65,38 @@ def ranked() -> Ranking:
 
 
 def test_counts_and_rates_of_each_proposer() -> None:
-    grammar, random = yields(TRIED, RESULTS, ranked())
-    assert grammar == ProposerYield("grammar", 5, 5, 4, 4, 3, 2, 5.0, 10.0)
-    assert random == ProposerYield("random", 3, 2, 1, 0, 0, 0, 1.0, 1.0)
+    found = yields(TRIED, RESULTS, ranked())
+    grammar, random = found.proposers
+    assert found.origins == ()
+    assert grammar == Yield("grammar", 5, 5, 4, 4, 3, 2, 5.0, 10.0)
+    assert random == Yield("random", 3, 2, 1, 0, 0, 0, 1.0, 1.0)
     assert grammar.for_each_accepted == 2 / 5
     assert grammar.for_each_gpu_hour == 2 / 5
     assert grammar.for_each_trial_hour == 2 / 10
     assert grammar.to_json()["for_each_accepted"] == 2 / 5
+
+
+def test_an_idea_counts_for_each_of_its_origins() -> None:
+    named = {
+        1: ("cognition",),
+        2: ("experience", "cognition"),
+        3: ("experience",),
+        5: ("original",),
+        6: ("cognition",),
+    }
+    found = yields([replace(one, origins=named.get(one.candidate, ())) for one in TRIED], RESULTS, ranked())
+    assert found.proposers == yields(TRIED, RESULTS, ranked()).proposers
+    experience, cognition, original = found.origins
+    assert experience == Yield("experience", 2, 2, 2, 2, 1, 1, 3.0, 4.0)
+    assert cognition == Yield("cognition", 3, 3, 2, 2, 1, 2, 2.0, 4.0)
+    assert original == Yield("original", 1, 0, 0, 0, 0, 0, 0.0, 0.0)
+    assert cognition.for_each_accepted == 2 / 3
+    # six origins are named, for five accepted candidates, by three times a winner
+    shares = {one.name: share for one, share in found.shares()}
+    assert [shares[name]["proposed"] for name in shares] == [2 / 6, 3 / 6, 1 / 6]
+    assert [shares[name]["accepted"] for name in shares] == [2 / 5, 3 / 5, 0]
+    assert [shares[name]["beat_reference"] for name in shares] == [1 / 3, 2 / 3, 0]
+    assert Yields.from_json(json.loads(json.dumps(found.to_json()))) == found
 
 
 def test_beating_the_parent_survives_a_correction_over_all_with_parents() -> None:
@@ -88,7 +116,7 @@ def test_beating_the_parent_survives_a_correction_over_all_with_parents() -> Non
         infos = [CandidateInfo(n, "c", "x", None, "x") for n in range(count)]
         tried = [Tried(n, "grammar", 0, True, 0.0, 0.0) for n in range(1, count)]
         found = results(count)
-        return yields(tried, found, rank(found, infos, 0, SEEDS))[0].beat_parent
+        return yields(tried, found, rank(found, infos, 0, SEEDS)).proposers[0].beat_parent
 
     p = stats.ttest_rel(noise[1], noise[0]).pvalue
     assert 0.05 / 40 < p < 0.05
@@ -98,7 +126,7 @@ def test_beating_the_parent_survives_a_correction_over_all_with_parents() -> Non
 
 @pytest.mark.parametrize("accepted", [False, True])
 def test_no_rate_where_nothing_was_used(accepted: bool) -> None:
-    (one,) = yields([Tried(9, "random", None, accepted, 0.0, 0.0)], RESULTS, ranked())
+    (one,) = yields([Tried(9, "random", None, accepted, 0.0, 0.0)], RESULTS, ranked()).proposers
     assert one.for_each_accepted == (0.0 if accepted else None)
     assert one.for_each_gpu_hour is None
     assert one.for_each_trial_hour is None
