@@ -6,11 +6,17 @@ from pathlib import Path
 
 from asiarch.agents.llm.endpoint import Endpoint, Existing
 from asiarch.agents.llm.model import Model
+from asiarch.agents.llm.prompts import Prompts
+from asiarch.agents.llm.roles import planner
 from asiarch.agents.llm.server import Server, ServerSettings
 from asiarch.agents.llm.transcript import RecordedModel, Remembering, Transcript
+from asiarch.agents.llm.vllm_command import check_settings
+from asiarch.agents.proposer import KnownCandidate
 from asiarch.hpc.config import CampaignConfig
 from asiarch.hpc.config_llm import LlmConfig
 from asiarch.hpc.layout import RunLayout
+from asiarch.hpc.research import role_settings
+from asiarch.models.baselines import baseline_path
 from asiarch.models.errors import UserError
 
 
@@ -45,6 +51,37 @@ def open_language_model(
     transcript = Transcript(run.llm)
     with _endpoint(llm, run, say) as endpoint:
         yield Remembering(VllmModel(endpoint, transcript, concurrency=llm.parallel), transcript)
+
+
+def require_language_model(config: CampaignConfig) -> None:
+    """Look at what the section `llm` names, starting nothing.
+
+    Raises:
+        UserError: there are no weights or no vLLM, a key is missing, or not even a baseline fits the context.
+    """
+    llm = config.llm
+    if not llm.is_there:
+        return
+    if llm.base_url is not None:
+        Existing(llm.base_url, str(llm.model), llm.api_key).wait()
+    else:
+        check_settings(server_settings(llm))
+    if "llm" not in config.proposers:
+        return
+    prompts, settings = (
+        Prompts.load(None if llm.prompts is None else Path(llm.prompts)),
+        role_settings(config),
+    )
+    programs = [
+        KnownCandidate(n, name, baseline_path(name).read_text(), {}, None, None, "", None)
+        for n, name in enumerate(config.baselines)
+    ]
+    if not any(planner.fits(program, prompts, settings) for program in programs):
+        names = ", ".join(config.baselines)
+        raise UserError(
+            f"llm.context: {llm.context} tokens do not hold a question with the program of {names} and an answer with "
+            "a new one; give it more, or let llm.edits be blocks, whose answers are shorter"
+        )
 
 
 @contextmanager

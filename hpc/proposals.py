@@ -27,6 +27,7 @@ from asiarch.results.files import atomic_write_text
 from asiarch.results.ranking import candidate_fitness, fitness_by_seed
 
 REFERENCES = 3  # candidates beside the parent that an LLM is shown, at most
+OVERLONG = "no program: overlong"  # how the head says that a parent's program does not fit the LLM's context
 FAMILY = 12  # candidates whose common lesson it is shown, at most
 
 
@@ -166,9 +167,9 @@ class ProposalStore:
         """What a draft may know. `turn` 0 is begun ahead, so it must not see what others proposed meanwhile."""
         rng, _ = self._draw(number)
         views = self._views(known, state)
-        parent = self._policy.parent(views, rng)
+        parent = self._policy.parent(self._that_fit(views, state), rng)
         if parent is None:
-            raise NothingNew("no known candidate can be a parent")
+            raise NothingNew("no known candidate that fits the LLM's context can be a parent")
         references = self._policy.references(views, rng, REFERENCES)
         family = family_of(parent, views)
         told = {one.id for one in (parent, *references, *family)}
@@ -183,6 +184,13 @@ class ProposalStore:
             rng=rng,
             seen=frozenset(_seen(proposed)),
         )
+
+    def _that_fit(self, views: Sequence[KnownCandidate], state: CampaignState) -> list[KnownCandidate]:
+        """Those whose program fits the LLM's context, by our count and, where one was asked for, by its server's."""
+        assert self._research is not None
+        candidates = [state.candidates[view.id] for view in views if view.status == "refused"]
+        refused = {one.parent for one in candidates if one.reason.startswith(OVERLONG)}
+        return [view for view in views if view.id not in refused and self._research.fits(view)]
 
     def _analysis(self, number: int) -> Analysis | None:
         path = self._run.analysis(number)

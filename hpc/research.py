@@ -97,20 +97,15 @@ class Research:
         own_cards, own_prompts = (
             None if place is None else Path(place) for place in (llm.cards, llm.prompts)
         )
-        settings = RoleSettings(
-            seed=config.seed,
-            edits=llm.edits,
-            context=llm.context,
-            program_tokens=llm.answer,
-            text_tokens=min(llm.answer, 800),
-            temperature=llm.temperature,
-            plan_tries=llm.tries,
-            repair_tries=llm.repairs,
-        )
-        self._researcher = Researcher(model, Prompts.load(own_prompts), load_cards(own_cards), settings)
+        prompts, settings = Prompts.load(own_prompts), role_settings(config)
+        self._researcher = Researcher(model, prompts, load_cards(own_cards), settings)
         self._background = Background(llm.parallel)
         self._failures = 0
         self._ask_after = 0.0
+
+    def fits(self, parent: KnownCandidate) -> bool:
+        """Whether the LLM's context holds this program, what must be said beside it, and an answer."""
+        return self._researcher.fits(parent)
 
     def draft(self, number: int, turn: int, request: Callable[[], DraftRequest]) -> Proposal | None:
         """A proposal for candidate `number`; what its notes call `failed` is no program to train.
@@ -147,7 +142,7 @@ class Research:
         except DraftFailed as error:
             if error.outcome == "unavailable":
                 raise
-            return _failed_proposal(asked, error.attempts, str(error))
+            return _failed_proposal(asked, error.attempts, f"{error.outcome}: {error}")
         return _proposal(draft)
 
     def _lessons(self, number: int, family: tuple[Member, ...]) -> str:
@@ -265,6 +260,21 @@ class Research:
         if found is not None:
             self._failures = 0
         return found
+
+
+def role_settings(config: CampaignConfig) -> RoleSettings:
+    """How a campaign's roles ask."""
+    llm = config.llm
+    return RoleSettings(
+        seed=config.seed,
+        edits=llm.edits,
+        context=llm.context,
+        program_tokens=llm.answer,
+        text_tokens=min(llm.answer, 800),
+        temperature=llm.temperature,
+        plan_tries=llm.tries,
+        repair_tries=llm.repairs,
+    )
 
 
 def _proposal(draft: Draft) -> Proposal:

@@ -27,6 +27,8 @@ TRIES: Final = 9  # to reach a server: with the pauses below, one and a half min
 LONGEST_REPETITION: Final = 128
 # an error page, or JSON of another form: what a proxy says while the server is away
 _NO_REPLY: Final = (openai.OpenAIError, AttributeError, LookupError, TypeError, ValueError, RecursionError)
+# how servers word it: vLLM 0.32 "maximum context length" and "maximum model length", OpenAI context_length_exceeded
+_OVERLONG: Final = re.compile(r"context[ _](length|window)|model length", re.IGNORECASE)
 _REPETITION: Final = re.compile(r"\{(\d+)?(?:,(\d+)?)?\}")
 
 
@@ -40,6 +42,7 @@ class _Said:
     tokens_in: int = 0
     tokens_out: int = 0
     repeats: int = 0
+    refused: bool = False  # by the server, which would refuse it again
 
 
 class VllmModel:
@@ -70,6 +73,8 @@ class VllmModel:
     def ask(self, call: Call[Answer]) -> Answer:
         """The validated answer; asked once more, with another seed, where the first is not valid.
 
+        A question that the server refuses, such as one that is too long for the context, is asked once.
+
         Raises:
             LlmError: there is none.
             ValueError: the answer's schema cannot be enforced.
@@ -84,7 +89,7 @@ class VllmModel:
                 found: Answer | None = None
                 if said.outcome == "ok":
                     found, said = _validated(call.answer, said)
-                final = attempt == 1 or said.outcome in ("ok", "unavailable")
+                final = attempt == 1 or said.refused or said.outcome in ("ok", "unavailable")
                 self._keep(call, attempt, seed, model, said, time.monotonic() - begun, final)
                 if found is not None:
                     return found
@@ -109,9 +114,12 @@ class VllmModel:
             except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError) as error:
                 trouble = _one_line(str(error))
             except openai.APIStatusError as error:
-                # 400 is about this request, such as a prompt that is too long; others are about the server or its key
-                outcome: Outcome = "invalid" if error.status_code in (400, 422) else "unavailable"
-                return _Said("", outcome, f"refused: {_one_line(str(error))}", repeats=repeats), model
+                # 400 is about this request; others are about the server or its key
+                outcome: Outcome = "unavailable"
+                if error.status_code in (400, 422):
+                    outcome = "overlong" if _OVERLONG.search(str(error)) else "invalid"
+                detail = f"refused: {_one_line(str(error))}"
+                return _Said("", outcome, detail, repeats=repeats, refused=True), model
             except _NO_REPLY as error:
                 trouble = f"no reply in OpenAI's form ({type(error).__name__})"
             time.sleep(min(0.5 * 2**repeats, 20.0))

@@ -103,13 +103,14 @@ def repair_until_accepted(
     program, change = "" if broken.answer else broken.program, ""
     for turn in turns:
         try:
-            answer = desk.model.ask(repair.call(number, turn, broken, desk.prompts, desk.settings))
+            call, base = repair.call(number, turn, broken, desk.prompts, desk.settings)
+            answer = desk.model.ask(call)
         except LlmError as error:
             if error.outcome == "unavailable":
                 raise DraftFailed(error, tuple(attempts)) from error
             ended = f"the LLM gave no valid repair ({error.outcome}: {one_line(str(error))})"
             return Repaired(program, change, tuple(attempts), "refused", ended)
-        new, text, findings = written(answer, broken.program)
+        new, text, findings = written(answer, base)
         if findings.accepted:
             findings = _checked(new, seen, tried, check)
         attempts.append(Attempt("repair", turn, "refusal", new, text, findings))

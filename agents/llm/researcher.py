@@ -14,7 +14,7 @@ from asiarch.agents.llm.drafting import Desk, draw_cards, plan_new, repair_until
 from asiarch.agents.llm.drafts import Attempt, Check, Draft, DraftFailed, Findings, Repaired
 from asiarch.agents.llm.model import LlmError, Model
 from asiarch.agents.llm.prompts import Prompts
-from asiarch.agents.llm.roles import analyst, judge, summariser
+from asiarch.agents.llm.roles import analyst, judge, planner, summariser
 from asiarch.agents.llm.roles.analyst import Analysis
 from asiarch.agents.llm.roles.judge import Anchor, Calibration, JudgeAnswer, Judgement
 from asiarch.agents.llm.roles.measured import Comparison
@@ -41,6 +41,16 @@ class Researcher:
         self.desk = Desk(model, prompts, settings)
         self.cards = tuple(cards)
         self._retriever = Retriever(self.cards) if cards else None
+        self._fits: dict[str, bool] = {}
+
+    def fits(self, parent: KnownCandidate) -> bool:
+        """Whether a plan to change this program fits the context; it depends on the program alone."""
+        program = parent.program
+        if program not in self._fits:
+            # no token is less than a byte: most programs need no counting, which takes milliseconds
+            short = 4 * len(program.encode("utf-8", "replace")) < self.desk.settings.context
+            self._fits[program] = short or planner.fits(parent, self.desk.prompts, self.desk.settings)
+        return self._fits[program]
 
     def draft(
         self,

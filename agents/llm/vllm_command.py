@@ -14,6 +14,7 @@ from asiarch.models.errors import UserError
 from asiarch.models.sandbox import SECRET, clean_environment
 
 HOST: Final = "127.0.0.1"
+WEIGHTS: Final = ("*.safetensors", "*.bin", "*.pt")  # files that vLLM loads
 CPU_CACHE_GIB: Final = 2  # for keys and values; left alone, vLLM takes a share of all memory
 
 _WHICH_BUILD: Final = """
@@ -64,12 +65,10 @@ def check_settings(settings: ServerSettings) -> bool:
     Raises:
         UserError: the folder holds no model, the interpreter has no vLLM, or there is no GPU for its GPU build.
     """
-    if not settings.model.is_dir():
-        raise UserError(
-            f"llm.model: there is no folder {settings.model}; name one of weights from Hugging Face"
-        )
-    if not (settings.model / "config.json").is_file():
-        raise UserError(f"llm.model: {settings.model} holds no config.json; name a folder of weights")
+    _check_folder(settings.model)
+    # a loader of its own (tensorizer, a bucket...) has its weights elsewhere
+    if not any(argument.startswith("--load-format") for argument in settings.arguments):
+        _check_weights(settings.model)
     python = settings.interpreter
     try:
         command = [str(python), "-c", _WHICH_BUILD]
@@ -82,7 +81,11 @@ def check_settings(settings: ServerSettings) -> bool:
             timeout=300,
             check=True,
         )
-    except (OSError, subprocess.SubprocessError):
+    except OSError as error:
+        raise UserError(
+            f"llm.python: {python} cannot be started ({error.strerror}); name the interpreter of vLLM's environment"
+        ) from None
+    except subprocess.SubprocessError:
         raise UserError(
             f"llm.python: {python} has no vLLM; pip install 'asiarch-hpc[vllm]' there, or name an interpreter that has "
             "it as llm.python (on a machine without GPU campaigns/llm-cpu/setup.sh makes one)"
@@ -94,6 +97,26 @@ def check_settings(settings: ServerSettings) -> bool:
             "node with a GPU, or name an interpreter with a CPU build (campaigns/llm-cpu/setup.sh makes one)"
         )
     return cpu
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise UserError(f"llm.model: there is no folder {folder}; name one of weights from Hugging Face")
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"llm.model: {folder} holds no config.json; name a folder of weights") from None
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"llm.model: {folder}/config.json cannot be read ({error}); copy the model anew"
+        ) from None
+    if not isinstance(config, dict):
+        raise UserError(f"llm.model: {folder}/config.json describes no model; copy the model anew")
+
+
+def _check_weights(folder: Path) -> None:
+    if not any(one.stat().st_size for kind in WEIGHTS for one in folder.glob(kind)):
+        raise UserError(f"llm.model: {folder} holds no weights ({', '.join(WEIGHTS)}); copy the model anew")
 
 
 def server_command(settings: ServerSettings, port: int, cpu: bool) -> list[str]:

@@ -175,7 +175,7 @@ def _work(
     from asiarch.hpc.campaign import Head
     from asiarch.hpc.head_log import HeadLog
     from asiarch.hpc.journal import Journal
-    from asiarch.hpc.language_model import open_language_model
+    from asiarch.hpc.language_model import open_language_model, require_language_model
     from asiarch.hpc.schedule import Scheduler
 
     with Journal(layout.root) as journal:
@@ -185,6 +185,8 @@ def _work(
         _require_slurm(config)
         if config.sandbox == "required":
             require_layers()
+        if recorded is None:
+            require_language_model(config)
         _require_operators()
         _prepare_data(layout, config)
         _require_downstream(config)

@@ -25,7 +25,8 @@ class Verdict(BaseModel):
 
 
 GOOD = '{"verdict":"new","reason":"gate"}'
-Reply = str | int | tuple[str, str]  # an answer, an HTTP status, or an answer with its reason to finish
+# an answer, an HTTP status, an answer with its reason to finish, or a status with the server's words
+Reply = str | int | tuple[str, str] | tuple[int, str]
 
 
 class FakeOpenAI:
@@ -46,9 +47,13 @@ class FakeOpenAI:
                 if isinstance(reply, int):
                     self.send_error(reply)
                     return
-                answer, finish = (reply, "stop") if isinstance(reply, str) else reply
-                said = json.dumps(fake.completion(answer, finish)).encode()
-                self.send_response(200)
+                first, second = (reply, "stop") if isinstance(reply, str) else reply
+                if isinstance(first, int):
+                    body = {"error": {"message": second, "type": "BadRequestError", "code": first}}
+                else:
+                    body = fake.completion(first, second)
+                said = json.dumps(body).encode()
+                self.send_response(first if isinstance(first, int) else 200)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(said)))
                 self.end_headers()
@@ -148,13 +153,28 @@ def test_a_server_that_is_away_is_asked_again_with_the_same_seed(tmp_path: Path)
     assert (record.attempt, record.repeats) == (0, 2)
 
 
-@pytest.mark.parametrize(("status", "outcome", "asked"), [(400, "invalid", 2), (401, "unavailable", 1)])
-def test_a_refusal_is_not_repeated_as_an_absence_is(
-    tmp_path: Path, status: int, outcome: str, asked: int
-) -> None:
-    with fake_openai(status, status) as (fake, endpoint), pytest.raises(LlmError, match="refused") as caught:
+# vLLM 0.32's words for a prompt, and for a prompt with its answer, that are too long
+TOO_LONG = (
+    "This model's maximum context length is 2048 tokens. However, your prompt contains 3000 input tokens",
+    "The decoder prompt (length 2049) is longer than the maximum model length of 2048.",
+)
+
+
+@pytest.mark.parametrize(
+    ("reply", "outcome"),
+    [
+        (400, "invalid"),
+        ((400, "Grammar error: unknown keyword"), "invalid"),
+        (401, "unavailable"),
+        *(((400, words), "overlong") for words in TOO_LONG),
+    ],
+)
+def test_a_refusal_is_not_repeated(tmp_path: Path, reply: Reply, outcome: str) -> None:
+    with fake_openai(reply) as (fake, endpoint), pytest.raises(LlmError, match="refused") as caught:
         VllmModel(endpoint, Transcript(tmp_path)).ask(call())
-    assert (caught.value.outcome, len(fake.requests)) == (outcome, asked)
+    assert (caught.value.outcome, len(fake.requests)) == (outcome, 1)
+    (record,) = Transcript(tmp_path).calls()
+    assert (record.outcome, record.final) == (outcome, True)
 
 
 def test_the_key_comes_from_the_named_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

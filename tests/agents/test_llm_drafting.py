@@ -242,7 +242,7 @@ def test_a_small_context_holds_the_baseline_and_an_answer(edits: str) -> None:
 def test_a_context_that_is_too_small_is_said() -> None:
     with pytest.raises(DraftFailed, match="longer context") as error:
         draft(Scripted(), context=1024)
-    assert error.value.outcome == "truncated"
+    assert error.value.outcome == "overlong"
 
 
 def test_a_plan_that_repeats_a_repaired_program_is_seen_without_its_fingerprint() -> None:

@@ -125,6 +125,38 @@ def test_the_planner_is_shown_what_there_is_and_in_a_small_context_what_is_neede
     assert "class Mixer3" in little.user
 
 
+def test_the_shorter_the_context_the_more_is_left_out_and_the_program_is_touched_last() -> None:
+    parts = {  # the first one is the first to go
+        "programs": "class Mixer8",
+        "cards": "<<card ",
+        "references": "to forget",
+        "lessons": "Worked: c3",
+        "analysis": "recall of keys",
+        "problem": "no new one",
+        "comments": "# as published",
+    }
+    # each is longer than the one that goes after it, or it would take its place
+    parent = candidate(3, f"# as published{' long ago' * 20}\n{numbered(3, 30)}")
+    lessons, motivations = "Worked: c3, by little. " * 8, {8: "to forget what was written long ago " * 9}
+    other = candidate(8, numbered(8, 60))
+    shown = planner.Shown(parent, [other], {3: ANALYSIS}, motivations, lessons, load_cards()[:2])
+    shown = shown.again("Your last plan was no new one. Propose a change of another kind, please.")
+    seen, context = list[tuple[str, ...]](), 3200
+    while planner.fits(parent, PROMPTS, settings := RoleSettings(context=context, program_tokens=700)):
+        call, base = planner.call(9, "0", shown, PROMPTS, settings)
+        assert tokens(call.system) + tokens(call.user) + call.max_tokens <= context
+        assert "weight_3_29 = 29" in call.user
+        assert ("# as published" in base) == ("# as published" in call.user)
+        seen.append(tuple(name for name, mark in parts.items() if mark in call.user))
+        context -= 16
+    names = list(parts)
+    expected = [tuple(names[place:]) for place in range(len(names))]
+    # without comments the last that was left out has room again
+    assert list(dict.fromkeys(seen)) == [*expected, ("problem",), ()]
+    with pytest.raises(LlmError, match="serve the model with a longer context"):
+        planner.call(9, "0", shown, PROMPTS, settings)
+
+
 def test_what_the_planner_did_not_see_it_did_not_use() -> None:
     cards = load_cards()[:3]
     big = candidate(8, numbered(8, 400), "other")
@@ -192,7 +224,7 @@ def test_a_call_without_room_for_an_answer_is_an_error_that_says_what_to_do() ->
     many = tuple(Measured(f"sibling{number}", 4.5) for number in range(200))
     with pytest.raises(LlmError, match="serve the model with a longer context") as error:
         researcher.analyse(4, numbered(1), None, "", "", results(siblings=many))
-    assert error.value.outcome == "truncated"
+    assert error.value.outcome == "overlong"
 
 
 def test_what_is_cut_stays_between_its_marks() -> None:

@@ -69,6 +69,7 @@ QUICK = Patience(start_s=60, token_s=30, watch_s=3600, restarts=3, longest_delay
 def weights(folder: Path) -> Path:
     folder.mkdir()
     (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_text("0")
     return folder
 
 
@@ -171,11 +172,19 @@ def test_settings_that_cannot_work_are_one_line(tmp_path: Path) -> None:
         check_settings(ServerSettings(tmp_path))
     model = weights(tmp_path / "coder")
     # this interpreter has no vLLM: it has an environment of its own
-    for python in (None, tmp_path / "python"):
-        with pytest.raises(
-            UserError, match=r"llm\.python: .* has no vLLM; pip install 'asiarch-hpc\[vllm\]'"
-        ):
-            check_settings(ServerSettings(model, python))
+    with pytest.raises(UserError, match=r"llm\.python: .* has no vLLM; pip install 'asiarch-hpc\[vllm\]'"):
+        check_settings(ServerSettings(model))
+    with pytest.raises(UserError, match=r"llm\.python: .*/python cannot be started \(No such file"):
+        check_settings(ServerSettings(model, tmp_path / "python"))
+    (model / "model.safetensors").write_text("")
+    with pytest.raises(UserError, match=r"llm\.model: .*/coder holds no weights \(\*\.safetensors"):
+        check_settings(ServerSettings(model))
+    with pytest.raises(UserError, match=r"llm\.python"):  # they may come from elsewhere
+        check_settings(ServerSettings(model, arguments=("--load-format", "runai_streamer")))
+    for text, message in (("{", "cannot be read"), ("[]", "describes no model")):
+        (model / "config.json").write_text(text)
+        with pytest.raises(UserError, match=rf"llm\.model: .*/config\.json {message}"):
+            check_settings(ServerSettings(model))
 
 
 def test_a_gpu_build_needs_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

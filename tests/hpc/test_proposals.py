@@ -1,16 +1,19 @@
 """Who proposes which candidate, and what it may know, without any training."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from asiarch.agents.proposer import KnownCandidate
+from asiarch.agents.proposer import KnownCandidate, NothingNew
 from asiarch.hpc.config import CampaignConfig, load_config
 from asiarch.hpc.layout import RunLayout
 from asiarch.hpc.proposals import ProposalStore, draw_proposer, family_of, read_proposal
+from asiarch.hpc.research import DraftRequest, Research
 from asiarch.hpc.state import CampaignState
 
 SEEDS = (0, 1)
@@ -62,6 +65,52 @@ class Journal:
                 self.write(
                     "trial_finished", **names, summary={**names, **numbers, **errors, "tasks": {}}, seconds={}
                 )
+
+
+class Reader:
+    """An LLM's desk that takes programs up to a length, and keeps what it is asked."""
+
+    def __init__(self, longest: int) -> None:
+        self.longest, self.asked = longest, list[DraftRequest]()
+
+    def fits(self, parent: KnownCandidate) -> bool:
+        return len(parent.program) <= self.longest
+
+    def draft(self, number: int, turn: int, request: Callable[[], DraftRequest]) -> None:
+        self.asked.append(request())
+
+
+def test_a_parent_that_the_llm_cannot_read_is_not_drawn(tmp_path: Path, config: CampaignConfig) -> None:
+    journal = Journal(tmp_path, config)
+    store = ProposalStore(journal.run, config)
+    for number in range(8):
+        journal.propose(store, number, backwards=False)
+        journal.finish(number, backwards=False)
+    lengths = [len(journal.run.program(number).read_text()) for number in range(8)]
+    longest = sorted(lengths)[4]
+    only_llm = config.model_copy(update={"proposers": {"llm": 1.0}})
+
+    def drawn(longest: int) -> set[int]:
+        reader = Reader(longest)
+        store = ProposalStore(journal.run, only_llm, cast(Research, reader))
+        for number in range(100, 140):
+            assert store.make(number, tuple(range(9)[: len(journal.state.candidates)]), journal.state) is None
+        return {request.parent.id for request in reader.asked}
+
+    short = {number for number in range(8) if lengths[number] <= longest}
+    assert len(drawn(max(lengths)) - short) > 0
+    parents = drawn(longest)
+    assert len(parents) > 1
+    assert parents < short
+    # the LLM's own server may count more than we do
+    never = max(parents)
+    named = {"name": "no-program", "proposer": "llm", "baseline": False, "fingerprint": ""}
+    journal.write("proposed", candidate=8, parent=never, **named)
+    shutil.copytree(journal.run.candidate(1), journal.run.candidate(8))
+    journal.write("refused", candidate=8, reason="no program: overlong: refused: 2049 tokens")
+    assert drawn(longest) <= parents - {never}
+    with pytest.raises(NothingNew, match="fits the LLM's context"):
+        drawn(0)
 
 
 def searched(root: Path, config: CampaignConfig, restart: bool) -> list[dict[str, Any]]:

@@ -39,6 +39,29 @@ def test_slurm_without_slurm_is_one_line(tmp_path: Path, monkeypatch: pytest.Mon
     )
 
 
+def test_what_is_wrong_with_the_llm_is_said_at_once(tmp_path: Path) -> None:
+    write_campaign(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "weights").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "weights" / name).write_text("{}")
+    model, llm = f"llm.model={tmp_path}", "proposers={llm: 1.0}"
+    for settings, said in (
+        ([f"{model}/none"], f"llm.model: there is no folder {tmp_path}/none"),
+        ([f"{model}/empty"], f"llm.model: {tmp_path}/empty holds no config.json"),
+        ([f"{model}/weights", "llm.python=/no/python"], "llm.python: /no/python cannot be started (No such"),
+        (["llm.base_url='http://a/v1'", "llm.model=m", "llm.api_key=NO_SUCH_KEY"], "llm: the environment"),
+        (
+            ["llm.base_url='http://a/v1'", "llm.model=m", "llm.context=1024"],
+            "llm.context: 1024 tokens do not",
+        ),
+    ):
+        refused = run(tmp_path, llm, *settings)
+        assert refused.exit_code == 2
+        assert refused.output.strip().splitlines()[-1].startswith(f"asiarch-hpc: {said}")
+        assert "preparing the text" not in refused.output
+
+
 def test_a_campaign_that_was_refused_takes_other_settings(tmp_path: Path) -> None:
     write_campaign(tmp_path)
     for task in ("no_such_task", "neither_this"):

@@ -57,7 +57,7 @@ def call(
 ) -> Call[AnalystAnswer]:
     """The question. In a small context the parent's program goes first, then the log, then the program.
 
-    Raises LlmError (truncated) when not even the results fit.
+    Raises LlmError (overlong) when not even the results fit.
     """
     fixed = {
         "motivation": fence(one_line(motivation, 600), "motivation"),

@@ -102,7 +102,7 @@ def call(
     prompts: Prompts,
     settings: RoleSettings,
 ) -> Call[JudgeAnswer]:
-    """The question, with turn `turn-first` or `turn-last`. Raises LlmError (truncated) when the programs do not fit."""
+    """The question, with turn `turn-first` or `turn-last`. Raises LlmError (overlong) when the programs do not fit."""
     candidate = f"The program to judge:\n{fence(anonymous(program), 'program')}"
     shown = "\n\n".join(
         f"A program of score {anchor.score:g}:\n{fence(anonymous(anchor.program), 'anchor')}"

@@ -52,14 +52,14 @@ def filled(
     """What the system says, what the user says, and how many tokens the answer may have.
 
     The answer gets `least` tokens, then up to a third of the context before the optional parts get any, and at last
-    what they leave, `most` at the most. Raises LlmError (truncated) when what must be there leaves less than `least`.
+    what they leave, `most` at the most. Raises LlmError (overlong) when what must be there leaves less than `least`.
     """
     system, user = prompts.fill(name, {**fixed, **{part.name: "" for part in parts}})
     left = context - _MARGIN - tokens(system) - tokens(user)
     if left < least:
         raise LlmError(
-            "truncated",
-            f"the {name}'s prompt leaves {max(0, left)} tokens of the context of {context} for an answer that "
+            "overlong",
+            f"the {name}'s prompt leaves {max(0, left)} of the {context} tokens of llm.context for an answer that "
             f"needs {least}; serve the model with a longer context",
         )
     wished = min(left, max(least, min(most, context // 3)))

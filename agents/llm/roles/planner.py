@@ -8,7 +8,7 @@ from pydantic import Field
 
 from asiarch.agents.cognition import Card
 from asiarch.agents.llm.drafts import Plan
-from asiarch.agents.llm.model import Call
+from asiarch.agents.llm.model import Call, LlmError
 from asiarch.agents.llm.programs import compact
 from asiarch.agents.llm.prompts import Prompts
 from asiarch.agents.llm.roles.analyst import Analysis
@@ -73,29 +73,45 @@ def call(
 ) -> tuple[Call[PlannerAnswer], str]:
     """The question, and the parent's program as it was shown, to which blocks apply.
 
-    In a small context the references' programs go first, then cards, references, lessons, the analysis, and the
-    contract's later sections; the parent's program then comes without comments.
+    The contract's later sections are left out where they would take over a fifth of the context. What does not fit
+    then goes in this order: the references' programs, cards, references, lessons, the analysis, what was wrong with
+    the last plan; and where that is not enough, the comments of the parent's program.
 
-    Raises LlmError (truncated) when even that does not fit.
+    Raises LlmError (overlong) when even that does not fit.
     """
-    program, answer = shown.parent.program, answer_tokens(shown.parent.program, settings)
-    if tokens(program) + answer > settings.context // 2:
+    program = shown.parent.program
+    try:
+        return _call(number, turn, program, shown, prompts, settings), program
+    except LlmError:
         program = compact(program)
-        answer = answer_tokens(program, settings)
+        return _call(number, turn, program, shown, prompts, settings), program
+
+
+def fits(parent: KnownCandidate, prompts: Prompts, settings: RoleSettings) -> bool:
+    """Whether a plan to change this program can be asked for at all."""
+    try:
+        call(0, "0", Shown(parent, (), {}, {}, "", ()), prompts, settings)
+    except LlmError:
+        return False
+    return True
+
+
+def _call(
+    number: int, turn: str, program: str, shown: Shown, prompts: Prompts, settings: RoleSettings
+) -> Call[PlannerAnswer]:
     fixed = {
         "contract": contract(prompts, settings.context // 5),
         "form": FORMS[settings.edits],
         "parent": fence(program, f"c{shown.parent.id}"),
         "results": fence(_results(shown.parent), "results"),
-        "problem": shown.problem,
     }
-    parts = _parts(shown)
+    parts, least = _parts(shown), answer_tokens(program, settings)
     system, user, answer = filled(
-        ROLE, fixed, parts, prompts, settings.context, answer, settings.program_tokens
+        ROLE, fixed, parts, prompts, settings.context, least, settings.program_tokens
     )
     form = WholePlan if settings.edits == "whole" else BlockPlan
     seed = settings.call_seed(ROLE, number, turn)
-    return Call(ROLE, number, turn, system, user, form, seed, settings.temperature, answer), program
+    return Call(ROLE, number, turn, system, user, form, seed, settings.temperature, answer)
 
 
 def result(answer: PlannerAnswer, shown: Shown, user: str) -> Plan:
@@ -128,6 +144,7 @@ def _parts(shown: Shown) -> list[Part]:
     summaries = [_reference(one, shown) for one in shown.references]
     programs = [fence(one.program, f"c{one.id}") for one in shown.references]
     return [
+        Part("problem", (shown.problem,) if shown.problem else ()),
         Part(
             "analysis",
             (fence(analysis.text(), "analysis"),) if analysis else (),

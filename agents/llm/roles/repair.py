@@ -1,9 +1,10 @@
 """The repair of a program that was refused by the check, or that failed in training."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from asiarch.agents.llm.drafts import Findings
-from asiarch.agents.llm.model import Call
+from asiarch.agents.llm.model import Call, LlmError
+from asiarch.agents.llm.programs import compact
 from asiarch.agents.llm.prompts import Prompts
 from asiarch.agents.llm.roles.answers import Answer, Blocks, Code, Sentence
 from asiarch.agents.llm.roles.parts import Part, contract, filled
@@ -46,8 +47,22 @@ class Broken:
 
 def call(
     number: int, turn: str, broken: Broken, prompts: Prompts, settings: RoleSettings
+) -> tuple[Call[RepairAnswer], str]:
+    """The question, and the program as it was shown, to which blocks apply.
+
+    In a small context the motivation goes first, then what failed to become a program, then the ends of findings; the
+    program then comes without comments. Raises LlmError (overlong) when even that does not fit.
+    """
+    try:
+        return _call(number, turn, broken, prompts, settings), broken.program
+    except LlmError:
+        bare = replace(broken, program=compact(broken.program))
+        return _call(number, turn, bare, prompts, settings), bare.program
+
+
+def _call(
+    number: int, turn: str, broken: Broken, prompts: Prompts, settings: RoleSettings
 ) -> Call[RepairAnswer]:
-    """The question. Raises LlmError (truncated) when the program does not fit beside an answer."""
     fixed = {
         "contract": contract(prompts, settings.context // 5),
         "form": FORMS[settings.edits],

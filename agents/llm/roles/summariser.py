@@ -66,7 +66,7 @@ def call(
 ) -> Call[SummariserAnswer]:
     """The question about the family that candidate `founder` began; in a small context its oldest go first.
 
-    Raises LlmError (truncated) when an answer does not fit.
+    Raises LlmError (overlong) when an answer does not fit.
     """
     lines = [fence(member.text(), f"c{member.id}") for member in members[::-1]]
     parts = [Part("members", tuple(lines))]
