@@ -13,7 +13,7 @@ from pathlib import Path
 
 from asiarch.models.check import CheckReport, CheckResult, CheckSettings
 from asiarch.models.errors import UserError
-from asiarch.models.sandbox import bubblewrap, clean_environment
+from asiarch.models.sandbox import bubblewrap, clean_environment, exit_code
 from asiarch.results.files import atomic_write_text
 
 TAIL_LINES = 8
@@ -92,7 +92,7 @@ def _run_child(
             raise CheckFailed(f"cannot start {sys.executable} to check {file}: {error}") from None
     try:
         # the child stops itself after timeout_s; this is for one that cannot
-        code = child.wait(timeout=timeout_s + START_S)
+        code = exit_code(child.wait(timeout=timeout_s + START_S))
     except subprocess.TimeoutExpired:
         code = -signal.SIGALRM
     finally:

@@ -33,6 +33,7 @@ from asiarch.models.sandbox import (
     bubblewrap,
     clean_environment,
     confine_this_process,
+    exit_code,
     require_layers,
 )
 from asiarch.results.files import atomic_write_text
@@ -143,17 +144,24 @@ class TrialTask:
         command = [sys.executable, "-m", "asiarch.hpc.trial", json.dumps(request), *map(str, handles)]
         if load_frozen(self.run.config).sandbox != "off":
             command = bubblewrap(command, self._writable(), network=request["ranks"]["world"] > 1)
-        child = subprocess.Popen(
-            command,
-            env=clean_environment(os.environ) | {"PYTHONSAFEPATH": "1"},
-            stdin=subprocess.DEVNULL,
-            pass_fds=handles,
-            start_new_session=True,
-        )
+        # held back until the child minds them; bubblewrap, which stands between, never does
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, StopSignal.NUMBERS)
         try:
-            return child.wait()
+            child = subprocess.Popen(
+                command,
+                env=clean_environment(os.environ) | {"PYTHONSAFEPATH": "1"},
+                stdin=subprocess.DEVNULL,
+                pass_fds=handles,
+                start_new_session=True,
+            )
+        except OSError:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            raise
+        try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            return exit_code(child.wait())
         except BaseException:  # told to stop: a checkpoint first
-            child.terminate()
+            os.killpg(child.pid, signal.SIGTERM)
             child.wait()
             raise
         finally:
@@ -230,6 +238,7 @@ class StopSignal:
         self.training = False
         for number in self.NUMBERS:
             signal.signal(number, self._on_signal)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self.NUMBERS)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.requested:  # Slurm signals a job's every process, and the task passes it on

@@ -42,7 +42,8 @@ class WarmProcess:
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "asiarch.hpc.warm", self.address]
         if writable is not None:
-            command = bubblewrap(command, [writable, Path(folder)], network=network)
+            folders = [writable, Path(folder)]
+            command = bubblewrap(command, folders, network=network, outlives_parent=True)
         with log.open("ab") as output:
             # its standard input stays open as long as the head lives
             self._process = subprocess.Popen(

@@ -130,14 +130,25 @@ def require_layers() -> None:
         )
 
 
-def bubblewrap(command: Sequence[str], writable: Sequence[Path], *, network: bool = False) -> list[str]:
-    """The command under bubblewrap, where the machine offers it: root read-only, `writable` writable."""
+def bubblewrap(
+    command: Sequence[str], writable: Sequence[Path], *, network: bool = False, outlives_parent: bool = False
+) -> list[str]:
+    """The command under bubblewrap, where the machine offers it: root read-only, `writable` writable.
+
+    bubblewrap stays as its parent: it passes no signal on, and ends with `exit_code`'s 128 + signal.
+    """
     if not offered_layers().bubblewrap:
         return list(command)
-    wrapped = ["bwrap", "--ro-bind", "/", "/", "--dev-bind", "/dev", "/dev", "--die-with-parent"]
+    wrapped = ["bwrap", "--ro-bind", "/", "/", "--dev-bind", "/dev", "/dev"]
+    wrapped += [] if outlives_parent else ["--die-with-parent"]
     for folder in writable:
         wrapped += ["--bind", str(folder), str(folder)]
     return [*wrapped, *([] if network else ["--unshare-net"]), "--", *command]
+
+
+def exit_code(code: int) -> int:
+    """The exit code as `subprocess` gives it, negative for a signal, where bubblewrap or a shell says 128 + signal."""
+    return 128 - code if code > 128 else code
 
 
 def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:

@@ -120,7 +120,7 @@ def test_what_trains_is_confined_and_knows_no_secret(tmp_path: Path, mode: str) 
     )
     task = start(run, WHATEVER_TOKEN="told-to-nobody")
     wait_until(lambda: has_trained(run), task)
-    trainer = int(Path(f"/proc/{task.pid}/task/{task.pid}/children").read_text().split()[0])
+    trainer = json.loads(layout(run).progress.read_text())["pid"]
     status = Path(f"/proc/{trainer}/status").read_text()
     seccomp = "2" if mode == "offered" and offered_layers().seccomp else "0"
     assert f"Seccomp:\t{seccomp}\n" in status
