@@ -116,6 +116,7 @@ class MadeUpSlurm:
 
     def __init__(self, clock: Clock, run: RunLayout, slots: int, mean_s: float) -> None:
         self.clock, self.run, self.mean_s = clock, run, mean_s
+        self.times = list[tuple[float, float]]()  # when each trial begins and ends
         self.free, self.waiting, self.running = slots, deque[tuple[str, TrialKey]](), list[Any]()
         self.words: dict[str, str] = {}
         self.ended = deque[tuple[float, str]]()
@@ -159,6 +160,7 @@ class MadeUpSlurm:
         job, key = self.waiting.popleft()
         seconds = self.mean_s * self.random.lognormvariate(0, SPREAD)
         self.busy_s += seconds
+        self.times.append((at, at + seconds))
         self.words[job] = "RUNNING"
         heapq.heappush(self.running, (at + seconds, job, key))
 
@@ -186,8 +188,10 @@ def no_fsync() -> Any:
         os.fsync = real
 
 
-def campaign_folder(folder: Path, candidates: int, slots: int, mode: str) -> tuple[CampaignConfig, RunLayout]:
-    """The folder of a campaign that has not begun, and its configuration."""
+def campaign_folder(
+    folder: Path, candidates: int, slots: int, mode: str, *more: str
+) -> tuple[CampaignConfig, RunLayout]:
+    """The folder of a campaign that has not begun, and its configuration, with `more` settings."""
     path = folder / "scale.yaml"
     path.write_text(CAMPAIGN.replace("%s", sysconfig.get_paths()["stdlib"]))
     settings = [
@@ -197,7 +201,7 @@ def campaign_folder(folder: Path, candidates: int, slots: int, mode: str) -> tup
     ]
     settings += ["executor=slurm", f"slurm.max_in_flight={2 * slots}", "evaluation.tasks=[mqar, s3]"]
     settings += ["rungs=[1.0]"]
-    config = load_config(path, settings)
+    config = load_config(path, [*settings, *more])
     run = RunLayout(folder / "run")
     run.root.mkdir()
     run.config.write_text(freeze(config))
@@ -205,11 +209,9 @@ def campaign_folder(folder: Path, candidates: int, slots: int, mode: str) -> tup
     return config, run
 
 
-def simulate(folder: Path, candidates: int, slots: int, minutes: float, mode: str) -> dict[str, float]:
-    """Run the campaign, or what of it comes before a SIGTERM; what it took."""
-    config, run = campaign_folder(folder, candidates, slots, mode)
-    clock = Clock()
-    slurm = MadeUpSlurm(clock, run, slots, 60 * minutes)
+def put_in_place(slurm: MadeUpSlurm) -> None:
+    """Let the head meet the made-up Slurm and its clock instead of the real ones."""
+    clock = slurm.clock
     times = SimpleNamespace(
         sleep=lambda s: (clock.jump(s), slurm.advance()), monotonic=clock.now, time=clock.now
     )
@@ -223,12 +225,21 @@ def simulate(folder: Path, candidates: int, slots: int, minutes: float, mode: st
             self.adopt((candidate, rung, seed), job)
         return jobs
 
+    slurm_jobs.SlurmJobs.submit = submit  # type: ignore[method-assign]
+    slurm_jobs.SlurmStates = lambda: slurm_states.SlurmStates(slurm)  # type: ignore[assignment, misc]
+
+
+def simulate(folder: Path, candidates: int, slots: int, minutes: float, mode: str) -> dict[str, float]:
+    """Run the campaign, or what of it comes before a SIGTERM; what it took."""
+    config, run = campaign_folder(folder, candidates, slots, mode)
+    clock = Clock()
+    slurm = MadeUpSlurm(clock, run, slots, 60 * minutes)
+    put_in_place(slurm)
+
     def check(*_: object, **__: object) -> Any:
         clock.jump(CHECK_S)
         return SimpleNamespace(accepted=True, seconds=CHECK_S)
 
-    slurm_jobs.SlurmJobs.submit = submit  # type: ignore[method-assign]
-    slurm_jobs.SlurmStates = lambda: slurm_states.SlurmStates(slurm)  # type: ignore[assignment, misc]
     checking.run_check = check  # type: ignore[assignment]
     cpu = time.process_time()
     wall = time.perf_counter()
