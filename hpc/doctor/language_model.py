@@ -1,11 +1,12 @@
 """The LLM that a campaign names: its weights, vLLM's environment, its key, its prompts and cards, and what fits."""
 
+import itertools
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +38,28 @@ def examine_language_model(llm: LlmConfig) -> Iterator[Finding]:
         return
     yield Finding("LLM weights", "ok", f"{llm.model}: {model.bytes / GIB:.1f} GiB")
     yield _vllm(llm)
-    yield examine_memory(llm, model, _gpu_bytes())
+    yield examine_memory(llm, model, *_gpus())
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A model's size: of its weights, and of what the cache holds for each token (keys and values, all layers)."""
+    """A model's size: of its weights, and of what the cache holds for each token (keys and values, all layers).
+
+    Args:
+        longest: tokens that it was made for; 0 where it does not say.
+        embedding_bytes: what of the weights is embeddings, which quantisation leaves as they are.
+        heads: of attention, which GPUs share; 0 where it does not say.
+        cached_heads: those in the cache; more GPUs than that hold copies of it. 0 where it does not say.
+        quantised: whether the weights lie on the disk in fewer bits than they were trained in.
+    """
 
     bytes: int
     cache_bytes: int
-    longest: int  # tokens that it was made for; 0 where it does not say
+    longest: int
+    embedding_bytes: int = 0
+    heads: int = 0
+    cached_heads: int = 0
+    quantised: bool = False
 
     @classmethod
     def read(cls, folder: Path) -> "Weights":
@@ -59,40 +72,102 @@ class Weights:
         sizes = sizes or [path.stat().st_size for path in folder.glob("*.bin")]
         if not sizes:
             raise UserError(f"{folder} has a config.json and no weights (*.safetensors)")
-        return cls(sum(sizes), cache_bytes(config), int(config.get("max_position_embeddings", 0)))
+        return cls.of(sum(sizes), config)
+
+    @classmethod
+    def of(cls, size: int, config: dict[str, Any]) -> "Weights":
+        """Weights of so many bytes, with the model's config.json."""
+        heads = int(config.get("num_attention_heads", 0))
+        tables = 1 if config.get("tie_word_embeddings") else 2
+        return cls(
+            bytes=size,
+            cache_bytes=cache_bytes(config),
+            longest=int(config.get("max_position_embeddings", 0)),
+            embedding_bytes=tables
+            * int(config.get("vocab_size", 0))
+            * int(config.get("hidden_size", 0))
+            * _width(config),
+            heads=heads,
+            cached_heads=1 if "kv_lora_rank" in config else int(config.get("num_key_value_heads", heads)),
+            quantised="quantization_config" in config,
+        )
+
+    def served_as(self, arguments: Sequence[str]) -> "Weights":
+        """With weights and cache as these arguments of vLLM's make them."""
+        words = [word for argument in arguments for word in argument.split("=", 1)]
+        given = dict(itertools.pairwise(words))
+        size, cache = self.bytes, self.cache_bytes
+        if given.get("--quantization", given.get("-q")) == "fp8" and not self.quantised:
+            size = (size - self.embedding_bytes) // 2 + self.embedding_bytes
+        if given.get("--kv-cache-dtype", "auto").startswith("fp8"):
+            cache //= 2
+        return replace(self, bytes=size, cache_bytes=cache)
 
 
 def cache_bytes(config: dict[str, Any]) -> int:
-    """Bytes that a token takes in the cache: 2 (key, value) x layers x key-value heads x head size x their width."""
+    """Bytes that a token takes in the cache: 2 (key, value) x layers x key-value heads x head size x their width.
+
+    With latent attention (DeepSeek's) a layer holds one compressed vector and the rotated part of a key instead.
+    """
+    layers, width = int(config.get("num_hidden_layers", 0)), _width(config)
+    if "kv_lora_rank" in config:
+        return layers * (int(config["kv_lora_rank"]) + int(config.get("qk_rope_head_dim", 0))) * width
     heads = int(config.get("num_attention_heads", 0))
     head_size = int(config.get("head_dim") or int(config.get("hidden_size", 0)) // max(1, heads))
     shared = int(config.get("num_key_value_heads", heads))
-    width = _BYTES.get(str(config.get("torch_dtype") or config.get("dtype")), 2)
-    return 2 * int(config.get("num_hidden_layers", 0)) * shared * head_size * width
+    return 2 * layers * shared * head_size * width
 
 
-def examine_memory(llm: LlmConfig, model: Weights, gpu_bytes: int) -> Finding:
-    """Whether the weights, and how many full contexts, fit the GPUs of the head."""
+def _width(config: dict[str, Any]) -> int:
+    return _BYTES.get(str(config.get("torch_dtype") or config.get("dtype")), 2)
+
+
+def examine_memory(llm: LlmConfig, model: Weights, gpu_bytes: int, gpus: int | None = None) -> Finding:
+    """Whether the weights, and how many full contexts, fit the GPUs of the head.
+
+    Args:
+        gpu_bytes: of each; 0 where there is none.
+        gpus: how many there are; None for as many as it takes.
+    """
     what = "LLM memory"
+    model, parallel = model.served_as(llm.arguments), llm.tensor_parallel
+    context_bytes = model.cache_bytes * llm.context * max(1, parallel // (model.cached_heads or parallel))
     if model.longest and llm.context > model.longest:
         remedy = f"set llm.context to {model.longest} or less"
         return Finding(
             what, "error", f"context {llm.context} is more than the model's {model.longest}", remedy
         )
+    if model.heads % parallel:
+        return Finding(
+            what,
+            "error",
+            f"{parallel} GPUs cannot share {model.heads} heads of attention evenly",
+            "set llm.tensor_parallel to a number that divides them",
+        )
     if gpu_bytes == 0:
-        return Finding(what, "ok", "no GPU here to measure it on; on a CPU vLLM takes the machine's memory")
-    room = llm.tensor_parallel * (llm.gpu_memory * gpu_bytes - WORKSPACE_GIB * GIB) - model.bytes
-    gpus = f"{llm.tensor_parallel} x {gpu_bytes / GIB:.0f} GiB"
-    contexts = room / max(1, model.cache_bytes * llm.context)
+        needs = f"weights {model.bytes / GIB:.1f} GiB, and {context_bytes / GIB:.1f} for each full context"
+        return Finding(
+            what, "ok", f"{needs}; no GPU here to hold that against (a CPU build takes main memory)"
+        )
+    if gpus is not None and parallel > gpus:
+        return Finding(
+            what,
+            "error",
+            f"tensor_parallel is {parallel}, and there are {gpus} GPUs here",
+            f"give the head {parallel} GPUs (sbatch --gpus={parallel}), or set llm.tensor_parallel to {gpus}",
+        )
+    room = parallel * (llm.gpu_memory * gpu_bytes - WORKSPACE_GIB * GIB) - model.bytes
+    cards = f"{parallel} x {gpu_bytes / GIB:.0f} GiB"
+    contexts = room / max(1, context_bytes)
     if contexts < 1:
         return Finding(
             what,
             "error",
-            f"weights of {model.bytes / GIB:.1f} GiB leave {room / GIB:.1f} GiB of {gpus} for the cache, and one "
-            f"context of {llm.context} tokens takes {model.cache_bytes * llm.context / GIB:.1f}",
+            f"weights of {model.bytes / GIB:.1f} GiB leave {room / GIB:.1f} GiB of {cards} for the cache, and one "
+            f"context of {llm.context} tokens takes {context_bytes / GIB:.1f}",
             "more llm.tensor_parallel, a shorter llm.context, or a smaller or quantised model",
         )
-    words = f"{contexts:.1f} full contexts of {llm.context} tokens fit {gpus} beside the weights"
+    words = f"{contexts:.1f} full contexts of {llm.context} tokens fit {cards} beside the weights"
     if contexts < llm.parallel:
         return Finding(
             what, "warning", words, f"llm.parallel {llm.parallel} will wait for one another at times"
@@ -100,10 +175,13 @@ def examine_memory(llm: LlmConfig, model: Weights, gpu_bytes: int) -> Finding:
     return Finding(what, "ok", words)
 
 
-def _gpu_bytes() -> int:
+def _gpus() -> tuple[int, int]:
+    """The memory of one, in bytes, and how many there are."""
     import torch
 
-    return int(torch.cuda.get_device_properties(0).total_memory) if torch.cuda.is_available() else 0
+    if not torch.cuda.is_available():
+        return 0, 0
+    return int(torch.cuda.get_device_properties(0).total_memory), torch.cuda.device_count()
 
 
 def _vllm(llm: LlmConfig) -> Finding:
