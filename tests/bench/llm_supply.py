@@ -1,6 +1,6 @@
 """Whether an LLM keeps the cluster's slots filled: candidates an hour, and the slots' idle share, by the LLM's speed.
 
-    .venv/bin/python tests/bench/llm_supply.py [--candidates 120] [--slots 24] [--minutes 10]
+    .venv/bin/python tests/bench/llm_supply.py [--candidates 72] [--slots 24] [--minutes 10]
 
 Real: the head's loop with its threads for the LLM, every role and prompt, novelty, journal, ranking. Made up: Slurm and
 its trials (tests/bench/scale.py), checks (5 s), and the LLM: an answer takes as long as its tokens, whatever else is
@@ -36,6 +36,7 @@ from scripted_llm import GOOD, PROGRAM
 
 SPEEDS = (100, 30, 10, 3)  # tokens a second of one answer
 PARALLEL = (1, 8)
+POLL_S = 4.0  # of the head; at the usual second there are four times as many steps to simulate
 TOKENS = {"planner": 1500, "novelty": 100, "analyst": 250, "summariser": 250}  # of an answer
 
 
@@ -135,6 +136,7 @@ def supply(
         report_path.write_text(report.to_json())
         return report
 
+    campaign.POLL_S = {"slurm": POLL_S}  # type: ignore[misc]
     research.Background = Background  # type: ignore[misc]
     checking.run_check = check  # type: ignore[assignment]
     proposed: list[float] = []
@@ -173,7 +175,7 @@ def supply(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--candidates", type=int, default=120)
+    parser.add_argument("--candidates", type=int, default=72)
     parser.add_argument("--slots", type=int, default=24)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--speeds", nargs="+", type=float, default=SPEEDS)
