@@ -128,14 +128,14 @@ def test_command_of_a_server_on_gpus(tmp_path: Path) -> None:
     assert (value["--gpu-memory-utilization"], value["--dtype"]) == ("0.85", "auto")
     assert json.loads(value["--structured-outputs-config"])["backend"] == "xgrammar"
     assert "--enable-prefix-caching" in command
-    assert "--enforce-eager" not in command
+    assert not {"--enforce-eager", "--no-enable-chunked-prefill"} & set(command)
 
 
 def test_command_of_a_server_on_a_cpu(tmp_path: Path) -> None:
     command = server_command(ServerSettings(tmp_path), 8123, cpu=True)
     assert command[0] == sys.executable
     assert command[command.index("--dtype") + 1] == "float32"
-    assert "--enforce-eager" in command
+    assert {"--enforce-eager", "--no-enable-chunked-prefill"} <= set(command)
     assert "--gpu-memory-utilization" not in command
 
 
