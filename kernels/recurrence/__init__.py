@@ -49,13 +49,12 @@ def recurrence(
         expect_chunk_size(chunk_size)
     if takes_triton(q, k, v) and max(q.shape[-1], v.shape[-1]) <= WIDEST_HEAD:
         # imported here: it takes a second, and a machine without a GPU needs no triton
-        from asiarch.kernels.recurrence.triton_op import chunk_size_for, recurrence_op
+        from asiarch.kernels.recurrence.triton_op import chunk_size_for, is_exact, recurrence_op
 
         dtype = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
         tensors = (q.to(dtype), k.to(dtype), v.to(dtype), beta, log_decay, initial_state, cu_seqlens)
-        size = (
-            chunk_size_for(q.shape[-1], v.shape[-1]) if chunk_size is None else min(64, max(16, chunk_size))
-        )
+        size = chunk_size_for(q.shape[-1], v.shape[-1], is_exact(dtype, beta is not None))
+        size = size if chunk_size is None else min(size, max(16, chunk_size))
         output, state = recurrence_op(*tensors, scale, size)
         return output.to(v.dtype), state
     size = CPU_CHUNK if chunk_size is None else chunk_size

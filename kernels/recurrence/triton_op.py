@@ -26,6 +26,7 @@ class Shapes:
     key_dim: int
     value_dim: int
     chunk: int
+    exact: bool  # products in float32
 
     @property
     def key_span(self) -> int:
@@ -34,23 +35,33 @@ class Shapes:
 
     @property
     def key_block(self) -> int:
-        return min(self.key_span, 64)
+        return min(self.key_span, 32 if self.exact else 64)
 
     @property
     def value_block(self) -> int:
         """A block of V; smaller where the state of a whole K would not fit into registers."""
-        return min(
-            max(SMALLEST_BLOCK, triton.next_power_of_2(self.value_dim)), 32 if self.key_span > 64 else 64
-        )
+        widest = (32 if self.key_span > 64 else 64) // (2 if self.exact else 1)
+        return min(max(SMALLEST_BLOCK, triton.next_power_of_2(self.value_dim)), widest)
 
     @property
     def value_blocks(self) -> int:
         return triton.cdiv(self.value_dim, self.value_block)
 
 
-def chunk_size_for(key_dim: int, value_dim: int) -> int:
-    """64 positions, or 32 where the tiles of wide heads would not fit into shared memory."""
-    return 32 if max(key_dim, value_dim) > 128 else 64
+def is_exact(dtype: torch.dtype, delta: bool) -> bool:
+    """Whether products are taken in float32, as three of tensor-core floats.
+
+    A write of the delta rule is the difference of two products: bfloat16 operands leave too little of it.
+    """
+    return delta or dtype == torch.float32
+
+
+def chunk_size_for(key_dim: int, value_dim: int, exact: bool) -> int:
+    """64 positions; 32 where tiles would not fit: of wide heads into shared memory, of float32 into registers.
+
+    Three products of 64 x 64 tiles made ptxas spill up to 15 kB a thread on sm_80.
+    """
+    return 32 if exact or max(key_dim, value_dim) > 128 else 64
 
 
 @dataclass
@@ -94,7 +105,7 @@ class Work:
             None if log_decay is None else log_decay.contiguous(),
             None if initial_state is None else initial_state.contiguous(),
             scale=scale,
-            shapes=Shapes(q.shape[-1], v.shape[-1], chunk),
+            shapes=Shapes(q.shape[-1], v.shape[-1], chunk, is_exact(q.dtype, beta is not None)),
             table=table,
         )
 
@@ -113,9 +124,7 @@ class Work:
     @property
     def constants(self) -> dict[str, Any]:
         decay = 0 if self.log_decay is None else self.log_decay.dim() - 2
-        # a write of the delta rule is the difference of two products: bfloat16 operands leave too little of it
-        dtype = self.q.dtype if self.beta is None else torch.float32
-        return {"DECAY": decay, "DTYPE": DTYPES[dtype]}
+        return {"DECAY": decay, "DTYPE": tl.float32 if self.shapes.exact else DTYPES[self.q.dtype]}
 
     def new(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return self.q.new_empty(shape, dtype=dtype)

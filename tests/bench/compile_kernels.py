@@ -24,12 +24,13 @@ from asiarch.kernels.cross_entropy import triton_softmax
 from asiarch.kernels.normalization import triton_kernels as norm_kernels
 from asiarch.kernels.normalization import triton_op as norm
 from asiarch.kernels.recurrence import triton_backward, triton_forward
-from asiarch.kernels.recurrence.triton_op import DTYPES, Shapes, chunk_size_for
+from asiarch.kernels.recurrence.triton_op import DTYPES, Shapes, chunk_size_for, is_exact
 from asiarch.kernels.short_convolution import triton_kernels as convolution_kernels
 from asiarch.kernels.short_convolution import triton_op as convolution
 
 TABLE = Path(__file__).parents[2] / "kernels" / "COMPILED.md"
 NAMES = {torch.bfloat16: "bf16", torch.float32: "fp32"}
+WORST = 10  # how many of those that spill stand by name before the table
 WIDTH = 4  # of the short convolution
 VARIANTS = {  # DECAY, DELTA
     "linear_attention": (0, False),
@@ -55,12 +56,10 @@ class Job(NamedTuple):
 
 def recurrence_jobs(dim: int, dtype: torch.dtype) -> Iterator[Job]:
     """The kernels of linear attention and the delta rules."""
-    shapes = Shapes(dim, dim, chunk_size_for(dim, dim))
-    common = {"K": dim, "V": dim, "C": shapes.chunk, "BV": shapes.value_block, "DTYPE": DTYPES[dtype]}
-    half = "q k v writes states output output_slope write_slopes state_slopes q_slope k_slope beta g"
+    half = "q k v writes states output output_slope q_slope k_slope beta g"
     full = (
         "sums scores overlaps inverse final initial initial_slope final_slope score_slopes overlap_slopes "
-        "q_near erase_near write_near beta_slope decay_slope"
+        "write_slopes state_slopes q_near erase_near write_near beta_slope decay_slope"
     )
     kinds: dict[str, str | None] = dict.fromkeys(half.split(), NAMES[dtype]) | dict.fromkeys(
         full.split(), "fp32"
@@ -70,7 +69,11 @@ def recurrence_jobs(dim: int, dtype: torch.dtype) -> Iterator[Job]:
     kernels = [triton_forward.pairs_kernel, scans[0], triton_forward.output_kernel, scans[1]]
     kernels += [triton_backward.pair_slopes_kernel, triton_backward.slopes_kernel]
     for operator, (decay, delta) in VARIANTS.items():
-        variant = common | {"DECAY": decay, "DELTA": delta, "INITIAL": True, "FINAL": True}
+        exact = is_exact(dtype, delta)
+        shapes = Shapes(dim, dim, chunk_size_for(dim, dim, exact), exact)
+        variant = {"K": dim, "V": dim, "C": shapes.chunk, "BV": shapes.value_block}
+        variant |= {"DTYPE": DTYPES[torch.float32 if exact else dtype]}
+        variant |= {"DECAY": decay, "DELTA": delta, "INITIAL": True, "FINAL": True}
         own = kinds | ({} if delta else {"beta": None}) | ({} if decay else {"g": None})
         chosen = list(kernels)
         if decay == 2:
@@ -165,13 +168,24 @@ def rows(jobs: Iterator[Job], capabilities: list[int]) -> Iterator[dict[str, Any
 
 
 def table(found: list[dict[str, Any]]) -> str:
-    """The rows in Markdown."""
+    """The rows in Markdown, and before them the kernels that spill."""
+    spilling = sorted((row for row in found if row["spilled"]), key=lambda row: -row["spilled"])
+    names = sorted({row["kernel"] for row in spilling})
     lines = [
         "# What the Triton kernels ask of a GPU",
         "",
-        f"Compiled for sm_80 and sm_90 by triton {triton.__version__} without a GPU, {date.today()}, "
-        "by `python tests/bench/compile_kernels.py --write`. dim: of keys and values. registers and spilled bytes: "
-        "a thread. shared: bytes a block, of 163 KiB on sm_80 and 227 KiB on sm_90. Nothing here was timed.",
+        f"Compiled by triton {triton.__version__} without a GPU, {date.today()}, by "
+        f"`python tests/bench/compile_kernels.py {' '.join(sys.argv[1:])}`. dim: of keys and values, or channels. "
+        "registers and spilled bytes: a thread. shared: bytes a block, of 163 KiB on sm_80 and 227 KiB on sm_90. "
+        "Nothing was timed.",
+        "",
+        f"{len(spilling)} of {len(found)} rows spill; their kernels are {', '.join(names)}. The worst:",
+        "",
+        *(
+            f"- {row['kernel']} of {row['operator']}, dim {row['dim']}, {row['dtype']}, sm_{row['sm']}: "
+            f"{row['spilled']} bytes"
+            for row in spilling[:WORST]
+        ),
         "",
     ]
     columns = list(found[0])

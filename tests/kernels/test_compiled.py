@@ -14,7 +14,7 @@ BENCH = Path(__file__).parents[1] / "bench" / "compile_kernels.py"
 def test_a_selection_compiles_and_fits() -> None:
     """In a process of its own: in this one Triton may interpret. The bench compiles all of them."""
     operators = "delta_rule,gated_rms_norm,short_convolution,fused_linear_cross_entropy"
-    options = ["--dims", "64", "--dtypes", "bf16", "--capabilities", "80", "--operators", operators]
+    options = ["--dims", "16", "--dtypes", "bf16", "--capabilities", "80", "--operators", operators]
     done = subprocess.run([sys.executable, str(BENCH), *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
