@@ -71,11 +71,16 @@ def _resident(field: str) -> int:
 
 
 def rounds(contestants: dict[str, Callable[[], Times]], number: int) -> dict[str, list[Times]]:
-    """The times of each contestant, turn by turn; the first round is to warm up."""
+    """The times of each contestant, turn by turn; the first round is to warm up.
+
+    Each round begins with another: what follows the large product finds the caches full of it.
+    """
     found: dict[str, list[Times]] = {name: [] for name in contestants}
-    for _ in range(number + 1):
-        for name, contestant in contestants.items():
-            found[name].append(contestant())
+    names = list(contestants)
+    for first in range(number + 1):
+        for place in range(len(names)):
+            name = names[(first + place) % len(names)]
+            found[name].append(contestants[name]())
     return {name: times[1:] for name, times in found.items()}
 
 
