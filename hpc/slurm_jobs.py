@@ -52,8 +52,11 @@ REFUSED_FOR_NOW: Final = re.compile(
     re.IGNORECASE,
 )
 
-# caches on the node's own disk: compilers lock and rename in them, which shared disks do badly
-CACHES: Final = 'export ASIARCH_CACHE="${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/asiarch-$USER-$SLURM_JOB_ID"'
+# caches on the node's own disk: compilers lock and rename in them, which shared disks do badly. A name of its own each
+# time: it is removed at the end, and two clusters that share a node count their jobs alike
+CACHES: Final = (
+    'export ASIARCH_CACHE="$(mktemp -d "${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/asiarch-$SLURM_JOB_ID-XXXXXX")"'
+)
 SETUP: Final = (
     CACHES,
     # not as the script's last line: the job's exit code is to be srun's

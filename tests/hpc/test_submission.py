@@ -1,6 +1,7 @@
 """What the head does where sbatch refuses: waits, does without, or leaves. Slurm is made up."""
 
 import json
+import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from asiarch.hpc.head_log import HeadLog
 from asiarch.hpc.jobs import End, SubmissionRefusedError, TrialId
 from asiarch.hpc.journal import Journal, read_journal
 from asiarch.hpc.layout import RunLayout
-from asiarch.hpc.slurm_jobs import REFUSED_FOR_GOOD, REFUSED_FOR_NOW
+from asiarch.hpc.slurm_jobs import CACHES, REFUSED_FOR_GOOD, REFUSED_FOR_NOW
 from asiarch.models.errors import UserError
 
 Answer = Callable[[Sequence[str]], None]  # given the nodes to stay away from; raises where sbatch refuses
@@ -214,3 +215,16 @@ def test_where_nodes_to_avoid_leave_too_few_a_trial_goes_anywhere(run: RunLayout
 )
 def test_refusals_are_told_apart(words: str, for_good: bool, passing: bool) -> None:
     assert (bool(REFUSED_FOR_GOOD.search(words)), bool(REFUSED_FOR_NOW.search(words))) == (for_good, passing)
+
+
+def test_two_clusters_may_count_alike_on_one_node(tmp_path: Path) -> None:
+    """Jobs of one number do not share the caches that each removes at its end."""
+    script, environment = f'{CACHES}; echo "$ASIARCH_CACHE"', {"SLURM_JOB_ID": "40", "TMPDIR": str(tmp_path)}
+    one, two = (
+        Path(subprocess.check_output(["/bin/bash", "-c", script], env=environment, text=True).strip())
+        for _ in range(2)
+    )
+    assert one != two
+    assert {path.parent for path in (one, two)} == {tmp_path}
+    assert one.is_dir()
+    assert two.is_dir()
