@@ -56,10 +56,10 @@ class Forest:
             if parent >= 0:
                 generation[child] = generation[parent] + 1
         order = np.argsort(generation, kind="stable")
-        self.roots, *children = np.split(order, np.cumsum(np.bincount(generation))[:-1])
+        _, *later = np.split(order, np.cumsum(np.bincount(generation))[:-1])
         self.generations = [
-            (places, self.parents[places]) for places in children
-        ]  # after the roots', in order
+            (children, self.parents[children]) for children in later
+        ]  # after the roots, in order
 
 
 class Lineage:

@@ -29,7 +29,7 @@ from asiarch.hpc.jobs import Jobs, SubmissionRefusedError
 from asiarch.hpc.journal import Journal, read_journal
 from asiarch.hpc.layout import RunLayout
 from asiarch.hpc.local_jobs import LocalJobs
-from asiarch.hpc.proposals import ProposalStore
+from asiarch.hpc.proposals import NO_PROGRAM, ProposalStore
 from asiarch.hpc.publish import publish_results
 from asiarch.hpc.replay import RecordedJobs
 from asiarch.hpc.research import Research
@@ -339,7 +339,7 @@ class Head:
     def _check(self, candidate: int) -> None:
         failed = self._proposals.load(candidate).proposal.notes.get("failed")
         if failed is not None:
-            self._record("refused", candidate=candidate, checks=["llm"], reason=f"no program: {failed}")
+            self._record("refused", candidate=candidate, checks=["llm"], reason=f"{NO_PROGRAM}{failed}")
             self._after_trial(candidate)
             return
         report = self._checker.check(self._run.program(candidate), self._run.check(candidate))

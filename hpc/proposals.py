@@ -27,7 +27,7 @@ from asiarch.results.files import atomic_write_text
 from asiarch.results.ranking import candidate_fitness, fitness_by_seed
 
 REFERENCES = 3  # candidates beside the parent that an LLM is shown, at most
-OVERLONG = "no program: overlong"  # how the head says that a parent's program does not fit the LLM's context
+NO_PROGRAM = "no program: "  # how the reason begins for which the head refuses a proposal without one
 FAMILY = 12  # candidates whose common lesson it is shown, at most
 
 
@@ -189,7 +189,7 @@ class ProposalStore:
         """Those whose program fits the LLM's context, by our count and, where one was asked for, by its server's."""
         assert self._research is not None
         candidates = [state.candidates[view.id] for view in views if view.status == "refused"]
-        refused = {one.parent for one in candidates if one.reason.startswith(OVERLONG)}
+        refused = {one.parent for one in candidates if one.reason.startswith(f"{NO_PROGRAM}overlong")}
         return [view for view in views if view.id not in refused and self._research.fits(view)]
 
     def _analysis(self, number: int) -> Analysis | None:

@@ -29,7 +29,7 @@ Call = Callable[[Sequence[str]], str | None]
 class JobState:
     """One job as last seen: Slurm's word for its state, its reason, node and exit code (empty: not told).
 
-    since: when it was first seen in this state, in seconds since the epoch; of two looks at a job, no difference.
+    since: when it was first seen in this state, in seconds since the epoch; states that differ in it alone are equal.
     """
 
     word: str

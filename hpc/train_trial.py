@@ -23,6 +23,7 @@ from asiarch.hpc.evaluation.synthetic import SyntheticTask, score_of_best, synth
 from asiarch.hpc.failures import Diverged
 from asiarch.hpc.layout import RunLayout, TrialLayout
 from asiarch.hpc.training.checkpoints import CheckpointFolder
+from asiarch.hpc.training.compiler import may_compile
 from asiarch.hpc.training.learning_rate import schedule
 from asiarch.hpc.training.process_group import process_group
 from asiarch.hpc.training.ranks import Meeting, Ranks
@@ -123,7 +124,7 @@ class TrialRun:
     def measure(self, began: float) -> TrialRecord:
         """Train, evaluate, and give all that was measured."""
         language, progress = self.train_language_model()
-        if self.config.training.compile:
+        if may_compile(self.config.training, self.device):
             torch.compiler.set_stance("force_eager")  # evaluation has shapes of its own, each used little
         parts = Parts(self.layout.evaluation, self.ranks)
         held_out = {

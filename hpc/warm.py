@@ -48,7 +48,7 @@ class WarmProcess:
             # its standard input stays open as long as the head lives
             self._process = subprocess.Popen(
                 command,
-                env=clean_environment(os.environ) | {"HOME": folder, "PYTHONSAFEPATH": "1"},
+                env=clean_environment(os.environ) | {"HOME": folder, "TMPDIR": folder, "PYTHONSAFEPATH": "1"},
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,

@@ -3,6 +3,13 @@
 import torch
 from torch.utils import flop_counter
 
+from asiarch.hpc.config import TrainingConfig
+
+
+def may_compile(training: TrainingConfig, device: torch.device) -> bool:
+    """Whether anything of a trial is compiled: the model, or on a GPU what a program compiles of itself."""
+    return training.compile or device.type == "cuda"
+
 
 def leave_compiler_out() -> None:
     """Have optimisers and the counting of operations call their methods as they are.

@@ -18,7 +18,7 @@ from asiarch.hpc.config import TrainingConfig
 from asiarch.hpc.data.batches import document_boundaries
 from asiarch.hpc.failures import Diverged
 from asiarch.hpc.training.checkpoints import CheckpointFolder, load_checkpoint
-from asiarch.hpc.training.compiler import leave_compiler_out
+from asiarch.hpc.training.compiler import leave_compiler_out, may_compile
 from asiarch.hpc.training.engine import Engine
 from asiarch.hpc.training.learning_rate import Schedule
 from asiarch.hpc.training.micro_batch import fitting_tokens
@@ -127,7 +127,7 @@ class Trainer:
         self._device = next(model.parameters()).device
         self._carried = Interval()  # what a checkpoint had of the log interval it was taken in
         self._rows, self._length = batches[0][0].shape
-        if not config.compile and self._device.type == "cpu":  # on a GPU a program may compile itself
+        if not may_compile(config, self._device):
             leave_compiler_out()
         state = self._newest()
         self.micro_batch_tokens = self._choose_micro_batch(model, state)

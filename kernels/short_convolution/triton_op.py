@@ -148,18 +148,8 @@ def short_convolution_backward_op(
 
 
 @short_convolution_backward_op.register_fake
-def _(
-    slope: Tensor,
-    final_slope: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    initial_state: Tensor | None,
-    cu_seqlens: Tensor | None,
-    silu: bool,
-) -> list[Tensor]:
-    inputs = (x, weight, bias, initial_state)
-    return [x.new_empty(0) if t is None else t.new_empty(t.shape) for t in inputs]
+def _(slope: Tensor, final_slope: Tensor, *inputs: Any) -> list[Tensor]:
+    return [slope.new_empty(0) if t is None else t.new_empty(t.shape) for t in inputs[:4]]
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from asiarch.hpc.cli.main import main
 from asiarch.hpc.code_version import PACKAGES
-from asiarch.hpc.config import load_frozen
+from asiarch.hpc.config import freeze, load_config, load_frozen
 from campaigns import environment, write_campaign
 
 
@@ -100,3 +100,15 @@ def test_the_settings_of_a_campaign_are_for_the_version_that_it_began_with(
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == ["run", *asked]
+
+
+def test_a_campaign_of_another_version_can_be_stopped(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    (run_dir / "campaign.yaml").write_text(
+        freeze(load_config(write_campaign(tmp_path))) + "later: a key of another version\n"
+    )
+    (run_dir / "journal.jsonl").write_text('{"event": "campaign_started"}\n')
+    done = CliRunner().invoke(main, ["stop", "--now", "--run", str(run_dir)])
+    assert done.exit_code == 2
+    assert "no head is running" in done.output
