@@ -14,7 +14,10 @@ def number(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError("need a number, not true or false")
     if isinstance(value, str):
-        value = float(value)
+        try:
+            value = float(value)
+        except ValueError:
+            raise ValueError(f"need a number, not {value!r}") from None
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

@@ -102,7 +102,7 @@ class HeadLog:
         return pairs if best is None else pairs | {"best": best}
 
     def _best(self, state: CampaignState) -> str | None:
-        """The leader by fitness among finished candidates: id, name and loss."""
+        """The leader by fitness among finished candidates: id, name, fitness and loss."""
         reference = state.candidates[0].summaries()
         for candidate in state.candidates.values():
             if candidate.status == "finished" and candidate.id not in self._fitness:
@@ -110,9 +110,10 @@ class HeadLog:
                 self._fitness[candidate.id] = found.value
         if not self._fitness:
             return None
-        best = state.candidates[max(self._fitness, key=self._fitness.__getitem__)]
+        number, fitness = max(self._fitness.items(), key=lambda item: item[1])
+        best = state.candidates[number]
         losses = [s.validation_loss for s in best.summaries() if s.key.rung == state.last_rung]
-        return f"{best.id:04d} ({best.name}, loss {sum(losses) / len(losses):.4f})"
+        return f"{best.id:04d} ({best.name}, fitness {fitness:.3f}, loss {sum(losses) / len(losses):.4f})"
 
     def close(self) -> None:
         """Take the bar away."""

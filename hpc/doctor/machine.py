@@ -35,7 +35,7 @@ def _gpu() -> Finding:
     import torch
 
     if not torch.cuda.is_available():
-        return Finding("gpu", "ok", "none on this machine: the head needs none")
+        return Finding("gpu", "ok", "none on this machine; a head needs one only for an LLM that it serves")
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return Finding("gpu", "ok", ", ".join(names))
 

@@ -90,7 +90,7 @@ def test_the_hash_is_of_what_decides_the_numbers(tmp_path: Path) -> None:
 BAD = [
     ("traning: {}", "c.yaml:4: traning: unknown key; did you mean `training`?"),
     ("training:\n  lenght: 5", "c.yaml:5: training.lenght: unknown key; did you mean `length`?"),
-    ("model:\n  layers: two", "c.yaml:5: model.layers: could not convert"),
+    ("model:\n  layers: two", "c.yaml:5: model.layers: need a number, not 'two'"),
     ("model:\n  layers: 0", "c.yaml:5: model.layers: input should be greater than or equal to 1, not 0"),
     ("model: {num_heads: 3}", "c.yaml:4: model: hidden_size 64 is not a multiple of num_heads 3"),
     (
