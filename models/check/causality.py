@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from asiarch.models.check.movement import Worst, moved
-from asiarch.models.check.parameters import NUDGE, SHAKE, rms
+from asiarch.models.check.parameters import LARGE, NUDGE, SHAKE, rms
 from asiarch.models.check.report import CheckResult
 from asiarch.models.check.subject import Conditions, ProgramError, Subject
 from asiarch.models.contract import run_mixer
@@ -26,7 +26,6 @@ SWEEPS = {
 FEW = (1, 16, 33, 40, 63, 81, 100, 129)  # of SWEEPS[130], for parameters that are drawn anew
 MANY_CHANNELS = 256  # a wider model is swept at FEW positions too
 LOUD = 8.0  # a change of this many times the input's rms shows leaks through maxima and sorting
-LARGE = 3.0  # vectors of this size, and of 1, hold gates open in either direction
 NUMBERS_TRIED = 6
 LONGEST_NUMBER = 1024
 GRADIENT_CUTS = (1, 16, 33, 64, 81, 100, 129)

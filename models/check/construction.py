@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from asiarch.models.baselines import baseline_path
-from asiarch.models.check.parameters import NUDGE, rms
+from asiarch.models.check.parameters import LARGE, NUDGE, rms
 from asiarch.models.check.report import CheckResult, Measured, number
 from asiarch.models.check.settings import CheckSettings
 from asiarch.models.check.subject import Conditions, ProgramError, Subject
@@ -65,14 +65,15 @@ def gradients(subject: Subject) -> CheckResult:
     """A gradient that is not exactly zero reaches every parameter and the input, for some input."""
     missing = _never_reached(subject, Conditions(train=True))
     at_init = len(missing)
-    if missing:
-        # a gate initialised at zero hides what is behind it at the first step only
-        missing &= _never_reached(subject, Conditions(train=True, noise=NUDGE))
+    # a gate initialised at zero hides what is behind it at the first step only; a clamp, what it does not yet bind
+    for others in (Conditions(noise=NUDGE), Conditions(redraw=LARGE), Conditions(redraw=-LARGE)):
+        if missing:
+            missing &= _never_reached(subject, replace(others, train=True))
     measured: dict[str, Measured] = {"zero_at_init": at_init, "never_reached": sorted(missing)}
     if missing:
         message = (
             f"no gradient reaches {_some(sorted(missing))}, for 3 inputs, "
-            "as initialised or with noise added to the parameters. "
+            "as initialised, with noise added to the parameters or with parameters drawn anew. "
             "Usual causes: forward does not use it, detach, rounding or argmax on its way"
         )
         return CheckResult("gradients", False, measured, message)
@@ -150,9 +151,14 @@ def _never_reached(subject: Subject, conditions: Conditions) -> set[str]:
         _, found = _gradients(
             subject, replace(conditions, layer_idx=draw % subject.settings.layers), 65, draw
         )
-        zero = {name for name, gradient in found.items() if gradient is None or not gradient.any()}
+        # NaN is no evidence: zero times an overflow gives it too
+        zero = {name for name, gradient in found.items() if gradient is None or not _says_something(gradient)}
         missing = zero if missing is None else missing & zero
     return missing or set()
+
+
+def _says_something(gradient: Tensor) -> bool:
+    return bool((gradient.isfinite() & (gradient != 0)).any())
 
 
 def _finite(values: Tensor) -> bool:

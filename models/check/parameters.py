@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 NUDGE = 0.1  # noise on the parameters that opens gates initialised at zero
+LARGE = 3.0  # vectors drawn anew at this size, and at 1, hold gates open in either direction
 SHAKE = 1.0  # noise that leaves nothing of the initialisation, and may make an honest program overflow
 
 
