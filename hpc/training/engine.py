@@ -71,6 +71,9 @@ class Engine:
         if self.stage:
             self._make_moments()
             self._lay_out_matrices()
+        elif world == 1:
+            # else DeepSpeed copies all gradients into one buffer and back, for a sum over one rank
+            self.deepspeed.enable_backward_allreduce = False
         if state is not None:
             self._load(state)
 
