@@ -289,8 +289,10 @@ class CampaignState:
         self._close_rung(self.candidates[event["candidate"]])
 
     def _close_rung(self, candidate: Candidate) -> None:
+        if not all(trial.settled for trial in candidate.trials.values()):
+            return
         trials = candidate.trials_at(candidate.rung)
-        if len(trials) < len(self.seeds) or not all(trial.settled for trial in trials.values()):
+        if len(trials) < len(self.seeds):
             return
         failed = [trial for trial in trials.values() if trial.status == "failed"]
         if failed:

@@ -15,7 +15,7 @@ from asiarch.hpc.progress import TrialProgress, read_progress
 from asiarch.hpc.settings import Settings, read_settings
 from asiarch.hpc.slurm_states import PendingJob, pending_jobs
 from asiarch.hpc.standings import Standings, current_ranking, current_yields, read_standings
-from asiarch.hpc.state import CampaignState, seconds_between
+from asiarch.hpc.state import CampaignState, Trial, seconds_between
 from asiarch.results.ranking import Ranking
 from asiarch.results.yields import Yields
 
@@ -111,7 +111,8 @@ def read_status(layout: RunLayout, state: CampaignState, leaders: int | None = N
     running = _running(layout, state)
     settled = sum(candidate.settled for candidate in state.candidates.values())
     elapsed = state.active_s + (_since(state.last_time) if alive and state.last_time else 0.0)
-    seconds = [t.seconds for c in state.candidates.values() for t in c.trials.values() if t.seconds]
+    trials = [trial for candidate in state.candidates.values() for trial in candidate.trials.values()]
+    seconds = [trial.seconds for trial in trials if trial.seconds]
     left = _left(elapsed, settled, state, settings)
     pending = _pending(layout, settings, state)
     written = _written_standings(layout, died, leaders)
@@ -127,7 +128,7 @@ def read_status(layout: RunLayout, state: CampaignState, leaders: int | None = N
         total_candidates=settings.candidates,
         proposed=len(state.candidates),
         candidates=dict(Counter(candidate.status for candidate in state.candidates.values())),
-        trials=_trial_counts(state, running),
+        trials=_trial_counts(trials, running),
         running=running,
         trial_s=sum(s["elapsed"] for s in seconds),
         training_s=sum(s["training"] for s in seconds),
@@ -139,11 +140,7 @@ def read_status(layout: RunLayout, state: CampaignState, leaders: int | None = N
         pending=dict(Counter(job.reason for job in pending)),
         next_start=starts[0] if starts else "",
         slots=settings.slots,
-        failures=dict(
-            Counter(
-                t.cause for c in state.candidates.values() for t in c.trials.values() if t.status == "failed"
-            )
-        ),
+        failures=dict(Counter(trial.cause for trial in trials if trial.status == "failed")),
         refused=dict(Counter(c.refused_by for c in state.candidates.values() if c.status == "refused")),
         yields=yielded,
         submission_refused=state.submission_refused,
@@ -195,8 +192,8 @@ def _running(layout: RunLayout, state: CampaignState) -> tuple[RunningTrial, ...
     return tuple(found)
 
 
-def _trial_counts(state: CampaignState, running: tuple[RunningTrial, ...]) -> dict[str, int]:
-    counts = Counter(t.status for c in state.candidates.values() for t in c.trials.values())
+def _trial_counts(trials: list[Trial], running: tuple[RunningTrial, ...]) -> dict[str, int]:
+    counts = Counter(trial.status for trial in trials)
     waiting = counts["submitted"] - len(running)
     return {
         "finished": counts["finished"],

@@ -17,6 +17,7 @@ would do with a file made to exploit a fault of its own, nothing here can preven
 """
 
 import hashlib
+import math
 import os
 import stat
 from collections.abc import Callable, Mapping
@@ -270,10 +271,10 @@ def _read_dataset(group: Any, name: str, full_name: str, dimensions: int) -> Arr
     dtype = _dtype(full_name)
     if not dataset.get_type().equal(h5t.STD_I64LE if dtype == "<i8" else h5t.IEEE_F64LE):
         raise BadResult(f"{full_name} is not {'int64' if dtype == '<i8' else 'float64'}")
-    shape = dataset.shape
-    if len(shape) != dimensions or dataset.get_space().get_simple_extent_type() == h5s.NULL:
+    shape = dataset.get_space().shape  # None where nothing can be stored
+    if shape is None or len(shape) != dimensions:
         raise BadResult(f"{full_name} has shape {shape}, need {dimensions} dimensions")
-    values = int(np.prod(shape, dtype=object))
+    values = math.prod(shape)
     if values > MAX_POINTS:
         raise BadResult(f"{full_name} has {values} values, at most {MAX_POINTS} are read")
     # data that was never written would read as zeros: a loss of 0, the best there is

@@ -50,9 +50,11 @@ class _Commands(click.Group):
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="asiarch-hpc")
-def main() -> None:
+@click.pass_context
+def main(ctx: click.Context) -> None:
     """Let a Slurm cluster, or this machine, discover neural architectures by itself.
 
     Start with `asiarch-hpc init`, then `asiarch-hpc run CONFIG`; `status`, `ranking`, `show` and `logs` only read.
     """
     gc.set_threshold(*COLLECT_AFTER)
+    ctx.call_on_close(gc.freeze)  # or Python looks through them all once more as it ends
