@@ -53,6 +53,7 @@ class SlurmStates:
     def __init__(self, call: Call | None = None) -> None:
         self._call = call or run_command
         self._states: dict[str, JobState | None] = {}
+        self._open: set[str] = set()  # those of them that have not ended, as far as is known
         self._last_known: dict[str, float] = {}
         self._interval_s = SHORTEST_S
         self._next_at = 0.0
@@ -60,13 +61,16 @@ class SlurmStates:
     def watch(self, jobs: Iterable[str]) -> None:
         """Ask for these jobs too (ids as submitit gives them: 12, or 12_3 of an array)."""
         for job in jobs:
-            self._states.setdefault(job, None)
+            if job not in self._states:
+                self._states[job] = None
+                self._open.add(job)
             self._last_known[job] = time.time()
         self._interval_s, self._next_at = SHORTEST_S, 0.0
 
     def forget(self, job: str) -> None:
         """The job needs no more asking."""
         self._states.pop(job, None)
+        self._open.discard(job)
         self._last_known.pop(job, None)
 
     def of(self, job: str) -> JobState | None:
@@ -89,16 +93,18 @@ class SlurmStates:
                     seen if before is None or before.word != seen.word else replace(seen, since=before.since)
                 )
                 changed = True
+                if seen.ended:
+                    self._open.discard(job)
             self._last_known[job] = time.time()
         if found is None:
             # nobody answers: that says nothing about the jobs
-            self._last_known = dict.fromkeys(self._last_known, time.time())
+            self._last_known |= dict.fromkeys(self._open, time.time())
         self._interval_s = SHORTEST_S if changed else min(LONGEST_S, self._interval_s * SLOWER)
         self._next_at = time.monotonic() + self._interval_s
 
     def _ask(self) -> dict[str, JobState] | None:
-        """The states of watched jobs that somebody knows; None where squeue does not answer."""
-        wanted = {job for job, state in self._states.items() if state is None or not state.ended}
+        """The states of watched jobs that have not ended, as far as somebody knows; None where squeue is silent."""
+        wanted = self._open
         if not wanted:
             return {}
         queue = self._call(
