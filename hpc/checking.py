@@ -20,20 +20,6 @@ class Checker:
         self._config = config
         self._places = threading.Semaphore(max(1, len(os.sched_getaffinity(0)) // 2))
 
-    def _settings(self) -> CheckSettings:
-        model, training = self._config.model, self._config.training
-        return CheckSettings(
-            hidden_size=model.hidden_size,
-            num_heads=model.num_heads,
-            layers=model.layers,
-            vocab_size=open_dataset(self._run.dataset(self._config)).manifest.vocab_size,
-            reference=model.match_parameters_to,
-            seed=self._config.seed,
-            document_boundaries=self._config.data.document_boundaries,
-            length=training.length,
-            precision=training.precision,
-        )
-
     def check(self, program: Path, report_path: Path) -> CheckReport:
         """The report on a program, which lies in `report_path` afterwards; it is not made twice for the same bytes.
 
@@ -43,15 +29,35 @@ class Checker:
         stored = _stored(report_path, program)
         if stored is not None:
             return stored
+        vocab_size = open_dataset(self._run.dataset(self._config)).manifest.vocab_size
         with self._places:
-            return run_check(
-                program,
-                self._settings(),
-                timeout_s=self._config.check.timeout,
-                memory_gb=self._config.check.memory_gb,
-                sandbox=self._config.sandbox != "off",
-                report_path=report_path,
-            )
+            return check_for(program, self._config, vocab_size, report_path)
+
+
+def check_for(
+    program: Path, config: CampaignConfig, vocab_size: int, report_path: Path | None = None
+) -> CheckReport:
+    """Check a program at the sizes of a campaign's model and under its limits. Raises CheckFailed as `run_check`."""
+    model, training = config.model, config.training
+    settings = CheckSettings(
+        hidden_size=model.hidden_size,
+        num_heads=model.num_heads,
+        layers=model.layers,
+        vocab_size=vocab_size,
+        reference=model.match_parameters_to,
+        seed=config.seed,
+        document_boundaries=config.data.document_boundaries,
+        length=training.length,
+        precision=training.precision,
+    )
+    return run_check(
+        program,
+        settings,
+        timeout_s=config.check.timeout,
+        memory_gb=config.check.memory_gb,
+        sandbox=config.sandbox != "off",
+        report_path=report_path,
+    )
 
 
 def _stored(report_path: Path, program: Path) -> CheckReport | None:

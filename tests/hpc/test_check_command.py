@@ -13,8 +13,11 @@ from rich.console import Console
 
 from asiarch.hpc.check import CheckFailed, child_environment, run_check
 from asiarch.hpc.cli.check import check, print_report
+from asiarch.models.baselines import baseline_path
 from asiarch.models.check import CheckReport, CheckResult, CheckSettings
 from asiarch.models.check.program import CHECK_NAMES
+from asiarch.models.contract import load_mixer_class
+from asiarch.models.language_model import ModelConfig, reference_parameters
 
 
 @pytest.fixture
@@ -47,6 +50,20 @@ def test_a_refusal_has_exit_code_1_and_json(write) -> None:
     report = CheckReport.from_json(result.stdout)
     assert [refusal.name for refusal in report.refusals] == ["policy"]
     assert json.loads(result.stdout)["file"] == str(file)
+
+
+@pytest.mark.slow
+def test_a_campaign_is_checked_for_at_its_sizes(write, tmp_path: Path) -> None:
+    config = tmp_path / "campaign.yaml"
+    config.write_text("name: small\npreset: demo\nseed: 0\nmodel: {hidden_size: 32, layers: 3}\n")
+    result = CliRunner().invoke(
+        check, [str(write("self.proj(hidden_states)")), "--config", str(config), "--json"]
+    )
+    assert result.exit_code == 0, result.output
+    (size,) = (c for c in CheckReport.from_json(result.stdout).checks if c.name == "size")
+    sizes = ModelConfig(CheckSettings().vocab_size, layers=3, hidden_size=32, num_heads=2)
+    reference = load_mixer_class(baseline_path("delta_net"))
+    assert size.measured["target"] == reference_parameters(sizes, reference)
 
 
 def test_refusals_and_what_was_not_run_are_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:
