@@ -31,7 +31,7 @@ CAUSES = {
     ),
     "between_calls": (
         "calls on other inputs in between (train mode with backward passes, and eval mode)",
-        "a buffer, attribute or global updated in forward (batch norm's running statistics are one), a hook",
+        "a buffer, attribute or global updated in forward (as a schedule over the calls, or batch norm's running statistics), a hook",
     ),
 }
 
@@ -65,7 +65,8 @@ def deterministic(subject: Subject) -> CheckResult:
     if restless:
         message = (
             f"{restless} changes at each call, also when the same input comes again. Usual cause: a count of "
-            "the calls, or a running statistic over them; a mixer must not know how long it has been trained"
+            "the calls, or a running statistic over them; a mixer must not know how often it was called: leave a "
+            "schedule out, at the value that it ends with"
         )
         return CheckResult("deterministic", False, measured | {"changes": restless}, message)
     return CheckResult("deterministic", True, measured)
