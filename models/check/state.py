@@ -31,7 +31,8 @@ CAUSES = {
     ),
     "between_calls": (
         "calls on other inputs in between (train mode with backward passes, and eval mode)",
-        "a buffer, attribute or global updated in forward (as a schedule over the calls, or batch norm's running statistics), a hook",
+        "a buffer, attribute or global updated in forward (as a schedule over the calls, or batch norm's running "
+        "statistics), a hook",
     ),
 }
 

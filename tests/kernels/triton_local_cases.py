@@ -8,6 +8,8 @@ from importlib import import_module
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
@@ -23,6 +25,10 @@ from asiarch.kernels.short_convolution.triton_op import short_convolution_op
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 Function = Callable[..., Sequence[Tensor]]
+# few: an example takes up to a second in the interpreter
+few_examples = settings(
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 def normal(*shape: int) -> Tensor:
@@ -89,6 +95,29 @@ def test_convolution(
     same_function(*convolution(silu), tensors, dtype)
 
 
+@few_examples
+@given(
+    borders=st.lists(st.integers(1, 90), min_size=1, max_size=4, unique=True).map(sorted),
+    channels=st.integers(1, 70),
+    width=st.integers(2, 6),
+    silu=st.booleans(),
+    packed=st.booleans(),
+)
+def test_convolution_of_any_shape(
+    borders: list[int],
+    channels: int,
+    width: int,
+    silu: bool,
+    packed: bool,
+    same_function: Callable[..., None],
+) -> None:
+    rows = len(borders) if packed else 2
+    x = normal(1 if packed else rows, borders[-1], channels)
+    cu_seqlens = torch.tensor([0, *borders]) if packed else None
+    tensors = [x, normal(channels, width), normal(rows, width - 1, channels), normal(channels)]
+    same_function(*convolution(silu, cu_seqlens), tensors, torch.float32)
+
+
 @pytest.mark.parametrize("borders", [[0, 1, 2, 67, 70], [0, 1]], ids=str)
 def test_convolution_of_documents(borders: list[int], same_function: Callable[..., None]) -> None:
     tensors = [normal(1, borders[-1], 5), normal(5, 4), normal(len(borders) - 1, 3, 5), normal(5)]
@@ -152,6 +181,26 @@ def test_norms(
             [x, weight],
             dtype,
             least,
+        )
+
+
+@few_examples
+@given(rows=st.integers(1, 40), width=st.integers(2, 300), gated=st.booleans())
+def test_norms_of_any_shape(rows: int, width: int, gated: bool, same_function: Callable[..., None]) -> None:
+    x, gate, weight = normal(rows, width), 3 * normal(rows, width).flip(0), normal(width)
+    if gated:
+        same_function(
+            on_device(lambda x, gate, weight: (gated_rms_norm(x, gate, weight),)),
+            lambda x, gate, weight: (naive_gated_rms_norm(x, gate, weight, 1e-5),),
+            [x, gate, weight],
+            torch.float32,
+        )
+    else:
+        same_function(
+            on_device(lambda x, weight: (rms_norm(x, weight),)),
+            lambda x, weight: (naive_rms_norm(x, weight, 1e-5),),
+            [x, weight],
+            torch.float32,
         )
 
 
