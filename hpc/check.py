@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from asiarch.models.check import CheckReport, CheckResult, CheckSettings
+from asiarch.models.check.settings import PATIENCE
 from asiarch.models.errors import UserError
 from asiarch.models.sandbox import bubblewrap, clean_environment, exit_code
 from asiarch.results.files import atomic_write_text
@@ -35,7 +36,8 @@ def run_check(
 ) -> CheckReport:
     """Check the program `file` in a child process of its own group, and write the report to `report_path`.
 
-    A child that dies, or works on the program for more than `timeout_s` s, refuses it by a check "runs".
+    A child that dies, or works on the program for more than `timeout_s` s of processor time, or PATIENCE times as
+    long in all, refuses it by a check "runs".
     `sandbox` puts on the layers that the machine offers.
     Raises CheckFailed when there is no such file or the child cannot be started.
     """
@@ -91,8 +93,8 @@ def _run_child(
         except OSError as error:
             raise CheckFailed(f"cannot start {sys.executable} to check {file}: {error}") from None
     try:
-        # the child stops itself after timeout_s; this is for one that cannot
-        code = exit_code(child.wait(timeout=timeout_s + START_S))
+        # the child stops itself before that; this is for one that cannot
+        code = exit_code(child.wait(timeout=PATIENCE * timeout_s + START_S))
     except subprocess.TimeoutExpired:
         code = -signal.SIGALRM
     finally:
@@ -132,8 +134,14 @@ def _kill_group(child: "subprocess.Popen[bytes]") -> None:
 
 
 def _describe_exit(code: int, timeout_s: int, memory_gb: float) -> str:
-    if code in (-signal.SIGALRM, -signal.SIGXCPU):
-        return f"still running after {timeout_s} s, and was stopped. Usual cause: a loop that never ends"
+    if code in (-signal.SIGPROF, -signal.SIGXCPU):
+        return (
+            f"still running after {timeout_s} s of work, and was stopped. Usual cause: a loop that never ends"
+        )
+    if code == -signal.SIGALRM:
+        return (
+            f"not done after {PATIENCE * timeout_s} s, and was stopped. Usual cause: it waits for something"
+        )
     if code >= 0:
         return f"ended the process with exit code {code}"
     name = signal.Signals(-code).name

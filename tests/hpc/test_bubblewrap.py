@@ -1,6 +1,7 @@
 """Checks and trials under bubblewrap, which stands between a task and the process that works for it."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -77,7 +78,7 @@ def the_bubblewrap_of(process: "subprocess.Popen[str]") -> int:
 @pytest.mark.parametrize(
     ("before", "timeout_s", "said"),
     [
-        ("while True:\n    pass\n", 1, "still running after 1 s"),
+        ("while True:\n    pass\n", 1, "still running after 1 s of work|not done after 4 s"),
         ("x = ()\nfor _ in range(500_000):\n    x = (x,)\nhash(x)\n", 60, "SIGSEGV"),
     ],
     ids=["loop", "crash"],
@@ -87,7 +88,7 @@ def test_how_a_check_ended_is_told(
 ) -> None:
     file = tmp_path / "architecture.py"
     file.write_text(PROGRAM.format(output="self.proj(hidden_states)").replace("class ", f"{before}class ", 1))
-    assert said in run_check(file, timeout_s=timeout_s).refusals[0].message
+    assert re.search(said, run_check(file, timeout_s=timeout_s).refusals[0].message)
     assert len(used.read_text().split()) == 1
 
 
