@@ -145,6 +145,19 @@ def test_an_empty_document_keeps_its_state() -> None:
     assert slope.sum((1, 2)).tolist() == [0, 9, 0]
 
 
+def norm(gated: bool) -> tuple[Function, Function]:
+    """The operator and its definition, of x, weight and perhaps the gate."""
+    if gated:
+        return (
+            on_device(lambda x, weight, gate: (gated_rms_norm(x, gate, weight),)),
+            lambda x, weight, gate: (naive_gated_rms_norm(x, gate, weight, 1e-5),),
+        )
+    return (
+        on_device(lambda x, weight: (rms_norm(x, weight),)),
+        lambda x, weight: (naive_rms_norm(x, weight, 1e-5),),
+    )
+
+
 @pytest.mark.parametrize(
     ("shape", "scale", "dtype"),
     [
@@ -166,42 +179,14 @@ def test_norms(
     x, weight, gate = scale * normal(*shape), normal(shape[-1]), 3 * normal(*shape).flip(0)
     # gradients of x shrink with its size
     least = min(1e-3, 1e-3 / scale)
-    if gated:
-        same_function(
-            on_device(lambda x, gate, weight: (gated_rms_norm(x, gate, weight),)),
-            lambda x, gate, weight: (naive_gated_rms_norm(x, gate, weight, 1e-5),),
-            [x, gate, weight],
-            dtype,
-            least,
-        )
-    else:
-        same_function(
-            on_device(lambda x, weight: (rms_norm(x, weight),)),
-            lambda x, weight: (naive_rms_norm(x, weight, 1e-5),),
-            [x, weight],
-            dtype,
-            least,
-        )
+    same_function(*norm(gated), [x, weight, gate][: 2 + gated], dtype, least)
 
 
 @few_examples
 @given(rows=st.integers(1, 40), width=st.integers(2, 300), gated=st.booleans())
 def test_norms_of_any_shape(rows: int, width: int, gated: bool, same_function: Callable[..., None]) -> None:
-    x, gate, weight = normal(rows, width), 3 * normal(rows, width).flip(0), normal(width)
-    if gated:
-        same_function(
-            on_device(lambda x, gate, weight: (gated_rms_norm(x, gate, weight),)),
-            lambda x, gate, weight: (naive_gated_rms_norm(x, gate, weight, 1e-5),),
-            [x, gate, weight],
-            torch.float32,
-        )
-    else:
-        same_function(
-            on_device(lambda x, weight: (rms_norm(x, weight),)),
-            lambda x, weight: (naive_rms_norm(x, weight, 1e-5),),
-            [x, weight],
-            torch.float32,
-        )
+    x, weight, gate = normal(rows, width), normal(width), 3 * normal(rows, width).flip(0)
+    same_function(*norm(gated), [x, weight, gate][: 2 + gated], torch.float32)
 
 
 @pytest.mark.parametrize(
