@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -104,6 +106,40 @@ def engine_against_plain_loop(name: str, folder: Path) -> list[float]:
     return ratios[1:]  # the first round is to warm up
 
 
+def share_of_plain_work(name: str, folder: Path) -> list[float]:
+    """Share of the trainer's own time, round by round, in what the plain loop does too, batches and zeroing aside.
+
+    Taken inside of the same steps, so that a machine whose speed changes from round to round says something.
+    """
+    run, spent, inside = trainer(name, folder, Ranks()), [0.0], [False]
+
+    def timed(work: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            if inside[0]:
+                return work(*args, **kwargs)
+            inside[0], began = True, time.perf_counter()
+            try:
+                return work(*args, **kwargs)
+            finally:
+                spent[0] += time.perf_counter() - began
+                inside[0] = False
+
+        return wrapped
+
+    engine = run.engine.deepspeed
+    engine.module.forward = timed(engine.module.forward)
+    engine.clip_fp32_gradients = timed(engine.clip_fp32_gradients)
+    engine.optimizer.step = timed(engine.optimizer.step)
+    shares = []
+    with mock.patch.object(torch.Tensor, "backward", timed(torch.Tensor.backward)):
+        for number in range(ROUNDS + 1):
+            spent[0] = 0.0
+            until = (number + 1) * STEPS
+            whole = seconds(lambda until=until: run.train(until, lambda _: None, lambda: False) and None)
+            shares.append(spent[0] / whole)
+    return shares[1:]
+
+
 def seconds(work: Callable[[], None]) -> float:
     began = time.perf_counter()
     work()
@@ -173,6 +209,11 @@ def main() -> None:
                 spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
                 print(
                     f"| trainer / plain PyTorch loop, {name} | {statistics.median(ratios):.3f} ({spread}) | 0.97 |"
+                )
+                shares = share_of_plain_work(name, folder / f"shares{number}")
+                spread = f"{min(shares):.3f} to {max(shares):.3f}"
+                print(
+                    f"| of its time in what that loop does too | {statistics.median(shares):.3f} ({spread}) | |"
                 )
             parameters, waits, whole = checkpoint_seconds(folder / "checkpoint")
             print(f"| checkpoint of {parameters / 1e6:.1f}M parameters: training waits | {waits:.2f} s | |")
