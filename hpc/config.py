@@ -173,7 +173,7 @@ class SearchConfig(Section):
 
 
 class CheckConfig(Section):
-    """Limits of the process that checks a program."""
+    """Limits of the process that checks a program: processor time, and private memory."""
 
     timeout: Duration
     memory_gb: Positive
