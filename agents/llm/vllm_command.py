@@ -151,7 +151,9 @@ def server_environment(own: Mapping[str, str], key: str, cpu: bool) -> dict[str,
     environment = {**vllm_environment(own), "VLLM_API_KEY": key}
     if cpu:
         environment.setdefault("VLLM_CPU_KVCACHE_SPACE", str(CPU_CACHE_GIB))
-        environment.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # others compute on these cores too
+        # others compute on these cores too: bound to no core, and a thread that waits gives its core away
+        environment.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return environment
 
 
