@@ -160,7 +160,7 @@ def test_environment_holds_the_key_and_no_secret_of_ours() -> None:
         }.items()
     )
     assert not environment.keys() & {"HF_TOKEN", "SSH_AUTH_SOCK", "PYTHONPATH", "http_proxy"}
-    on_cpu = {"VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_OMP_THREADS_BIND"}
+    on_cpu = {"VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_OMP_THREADS_BIND", "OMP_WAIT_POLICY"}
     assert server_environment(own, "new", cpu=True).keys() - environment.keys() == on_cpu
     assert server_environment({"VLLM_CPU_KVCACHE_SPACE": "7"}, "", cpu=True)["VLLM_CPU_KVCACHE_SPACE"] == "7"
 
