@@ -25,6 +25,7 @@ from asiarch.hpc.config_evaluation import EvaluationConfig, Section
 from asiarch.hpc.config_jobs import LocalConfig, SlurmConfig
 from asiarch.hpc.config_llm import LlmConfig
 from asiarch.hpc.config_values import (
+    AbsolutePath,
     Count,
     Duration,
     Fraction,
@@ -203,7 +204,7 @@ class TrialConfig(Section):
 
 
 class BudgetConfig(Section):
-    """When a campaign ends; `candidates` are those proposed, the baselines not counted."""
+    """When a campaign ends; `candidates` are those proposed and the user's own, the baselines not counted."""
 
     candidates: Count
     gpu_hours: Positive | None
@@ -218,6 +219,7 @@ class CampaignConfig(Section):
     data: DataConfig
     model: ModelConfig
     baselines: Annotated[tuple[Baseline, ...], Field(min_length=1)]
+    programs: tuple[AbsolutePath, ...]
     training: TrainingConfig
     seeds: Count
     rungs: Annotated[tuple[Fraction, ...], Field(min_length=1)]
@@ -259,6 +261,11 @@ class CampaignConfig(Section):
             )
         if len(set(self.baselines)) < len(self.baselines):
             raise ValueError("baselines names one twice")
+        if len(self.programs) > self.budget.candidates:
+            raise ValueError(
+                f"programs has {len(self.programs)} files, and budget.candidates, which counts them, is "
+                f"{self.budget.candidates}"
+            )
         self._ranks_share_batches()
         if self.executor == "slurm" and self.slurm.trials_in_flight < self.seeds:
             raise ValueError(
@@ -312,7 +319,11 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> CampaignConfig:
         raise UserError(
             f"{source.where(('preset',))}: preset: need one of {', '.join(PRESETS)}, not {preset!r}"
         )
-    return _validated(_merge(preset_values(preset), given), source)
+    config = _validated(_merge(preset_values(preset), given), source)
+    for place, program in enumerate(config.programs):
+        if not Path(program).is_file():
+            raise UserError(f"{source.where(('programs', place))}: programs: there is no file {program}")
+    return config
 
 
 def load_frozen(path: Path) -> CampaignConfig:

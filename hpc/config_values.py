@@ -38,6 +38,7 @@ def absolute_each(value: Any) -> Any:
     return [absolute(part) for part in (value if isinstance(value, list) else [value])]
 
 
+AbsolutePath = Annotated[str, BeforeValidator(absolute)]
 Count = Annotated[int, BeforeValidator(number), Field(ge=1)]
 Natural = Annotated[int, BeforeValidator(number), Field(ge=0)]
 Positive = Annotated[float, BeforeValidator(number), Field(gt=0, allow_inf_nan=False)]

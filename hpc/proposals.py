@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from asiarch.hpc.layout import RunLayout
 from asiarch.hpc.research import DraftRequest, Research
 from asiarch.hpc.state import CampaignState, Candidate
 from asiarch.models.baselines import baseline_path
+from asiarch.models.errors import UserError
 from asiarch.results.files import atomic_write_text
 from asiarch.results.ranking import candidate_fitness, fitness_by_seed
 
@@ -72,7 +74,7 @@ class ProposalStore:
         """
         if self._run.proposal(number).exists():
             return self.load(number)
-        proposal = self._baseline(number)
+        proposal = self._baseline(number) or self._own(number)
         if proposal is None:
             rng, name = self._draw(number)
             proposal = (
@@ -86,6 +88,8 @@ class ProposalStore:
 
     def begin(self, number: int, known: tuple[int, ...], state: CampaignState) -> None:
         """Have the LLM begin what `make` will ask for, where it is the LLM's to make."""
+        if number < len(self._config.baselines) + len(self._config.programs):
+            return
         _, name = self._draw(number)
         if name == "llm" and self._research is not None and not self._run.proposal(number).exists():
             with suppress(NothingNew):  # `make` will say so
@@ -137,6 +141,29 @@ class ProposalStore:
             edits=(),
             proposer="baseline",
             spec=spec,
+            saw=(),
+        )
+
+    def _own(self, number: int) -> Proposal | None:
+        """A program that the user brought."""
+        index = number - len(self._config.baselines)
+        if index >= len(self._config.programs):
+            return None
+        path = Path(self._config.programs[index])
+        try:
+            program = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"programs: {path} cannot be read ({error}); mend that and give the same command again"
+            ) from None
+        return Proposal(
+            program=program,
+            name=re.sub(r"\W+", "_", path.stem),
+            motivation="A program of the user's own.",
+            parent=None,
+            edits=(),
+            proposer="own",
+            spec={},
             saw=(),
         )
 

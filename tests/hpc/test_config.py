@@ -99,6 +99,11 @@ BAD = [
     ),
     ("baselines: [gla]", "baselines must start with model.match_parameters_to (delta_net)"),
     ("baselines: [delta_net, delta_net]", "baselines names one twice"),
+    ("programs: [nowhere.py]", "c.yaml:4: programs: there is no file /"),
+    (
+        "programs: [a.py, b.py]\nbudget: {candidates: 1}",
+        "programs has 2 files, and budget.candidates, which counts them, is 1",
+    ),
     ("training: {length: 100}", "c.yaml:4: training: batch_tokens 2048 is not a multiple of length 100"),
     ("training: {tokens: 100}", "c.yaml:4: training: tokens 100 is less than one batch of 2048 tokens"),
     ("training: {tokens: true}", "c.yaml:4: training.tokens: need a number, not true or false"),

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -15,6 +16,7 @@ from asiarch.hpc.layout import RunLayout
 from asiarch.hpc.proposals import ProposalStore, draw_proposer, family_of, read_proposal
 from asiarch.hpc.research import DraftRequest, Research
 from asiarch.hpc.state import CampaignState
+from asiarch.models.errors import UserError
 
 SEEDS = (0, 1)
 
@@ -173,3 +175,33 @@ def test_a_family_is_the_parents_line_and_its_children() -> None:
     assert [member.id for member in family_of(one(10, 8), known)] == [3, 8]
     many = [one(0, None), *(one(number, 0) for number in range(1, 40))]
     assert [member.id for member in family_of(many[0], many)] == list(range(28, 40))
+
+
+def test_the_users_own_programs_are_the_first_candidates(tmp_path: Path) -> None:
+    own, path = tmp_path / "my mixer.py", tmp_path / "c.yaml"
+    own.write_text("class Mixer: ...\n")
+    path.write_text(
+        f"name: own\npreset: demo\nseed: 0\nprograms: ['{own}']\nproposers: {{llm: 1.0}}\n"
+        "llm: {model: m, base_url: 'http://h'}\n"
+    )
+    config, run = load_config(path), RunLayout(tmp_path / "run")
+    drafted: list[int] = []
+    research = cast(
+        Research, SimpleNamespace(draft=lambda n, *_: drafted.append(n), forget_draft=lambda _: None)
+    )
+    store, journal = ProposalStore(run, config, research), Journal(run.root, config)
+    journal.propose(store, 0, backwards=False)
+    store.begin(1, (), journal.state)
+    assert not drafted  # the LLM is not asked for what is there
+    stored = store.make(1, (0,), journal.state)
+    assert stored is not None
+    assert (stored.proposal.name, stored.proposal.proposer, stored.proposal.parent) == (
+        "my_mixer",
+        "own",
+        None,
+    )
+    assert run.program(1).read_text() == own.read_text()
+    own.unlink()
+    assert store.make(1, (0,), journal.state) == stored  # the campaign has its copy
+    with pytest.raises(UserError, match=r"my mixer\.py cannot be read .*No such file"):
+        ProposalStore(RunLayout(tmp_path / "other"), config, research).make(1, (), journal.state)
