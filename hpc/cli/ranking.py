@@ -107,13 +107,14 @@ def _difference(row: RankingRow) -> str:
 
 def legend(table: Ranking, reference: str) -> str:
     """What the columns mean, a line each."""
+    tasks = bool(table.rows[0].tasks)
     return (
         f"vs {reference}: difference of the test loss, paired over {len(table.seeds)} seeds, with its 95% interval "
         "(lower is better).\n"
         f"*: adjusted p < {table.alpha:g} (Benjamini-Hochberg over all {table.family_size} candidates with results). "
-        "Validation text and recall chose; the test text chose nothing.\n"
+        f"Validation text{' and tasks' if tasks else ''} chose; the test text chose nothing.\n"
         + _measured(table)
-        + "fitness: mean of the loss part and the recall part"
+        + ("fitness: mean of the loss part and the tasks' part" if tasks else "fitness: the loss part")
         + (", no judge took part." if table.judge == "none" else " and the judge's.")
     )
 
@@ -131,6 +132,7 @@ def _measured(table: Ranking) -> str:
 def _verdict(significant: Sequence[RankingRow], reference: str, layout: RunLayout) -> str:
     if not significant:
         return f"\nNo candidate beats {reference} on test loss beyond noise so far."
-    lines = [f"\n{len(significant)} beat {reference} on test loss beyond noise (look at recall beside it):"]
+    beside = " (look at the tasks beside it)" if significant[0].tasks else ""
+    lines = [f"\n{len(significant)} beat {reference} on test loss beyond noise{beside}:"]
     lines += [f"  {row.candidate:04d}  {layout.root / row.path}" for row in significant]
     return "\n".join(lines)
