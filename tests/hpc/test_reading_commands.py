@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from datetime import datetime, timedelta
@@ -105,6 +106,11 @@ def small_campaign(folder: Path, *settings: str) -> Folder:
     return made
 
 
+def timeless(screen: str) -> str:
+    """Without the minute at which it expects the end, which another call may tell as the next."""
+    return re.sub(r"\(until [^)]*\)", "", screen)
+
+
 def test_status_counts_what_the_journal_says(tmp_path: Path) -> None:
     folder = small_campaign(tmp_path)
     shown = json.loads(folder.said("status", "--json"))
@@ -123,7 +129,7 @@ def test_status_counts_what_the_journal_says(tmp_path: Path) -> None:
     written = (folder.run.root / "yields.json").stat().st_mtime
     made = f"; as of {datetime.fromtimestamp(written):%Y-%m-%d %H:%M}\n"
     assert made in folder.said("status")
-    assert folder.said("status").replace(made, "\n") == screen
+    assert timeless(folder.said("status").replace(made, "\n")) == timeless(screen)
 
 
 def test_tables_that_are_torn_or_that_a_dead_head_left_behind_are_not_shown(tmp_path: Path) -> None:
@@ -132,7 +138,7 @@ def test_tables_that_are_torn_or_that_a_dead_head_left_behind_are_not_shown(tmp_
     write_standings(folder.run, folder.state)
     ranking = folder.run.root / "ranking.json"
     ranking.write_bytes(ranking.read_bytes()[:-20])
-    assert folder.said("status") == screen
+    assert timeless(folder.said("status")) == timeless(screen)
     folder.write("head_started", at="12:10", pid=1, host="n1", slurm_job="")
     write_standings(folder.run, folder.state)
     folder.finish(9)  # and then the head was killed
