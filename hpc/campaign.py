@@ -86,7 +86,7 @@ class Head:
         self._scheduler = Scheduler(config)
         self._checker = Checker(run, config)
         self._research = None if model is None else Research(run, config, model, self._checker, log.say)
-        self._proposals = ProposalStore(run, config, self._research)
+        self._proposals = ProposalStore(run, config, self._research, replayed)
         self._assistant: Assistant | None = None
         if self._research is not None:
             self._assistant = Assistant(

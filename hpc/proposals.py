@@ -53,9 +53,16 @@ class Source:
 class ProposalStore:
     """Asks the campaign's proposers, and keeps what they answered."""
 
-    def __init__(self, run: RunLayout, config: CampaignConfig, research: Research | None = None) -> None:
-        """`research` is the LLM's, where the campaign has one."""
+    def __init__(
+        self,
+        run: RunLayout,
+        config: CampaignConfig,
+        research: Research | None = None,
+        recorded: RunLayout | None = None,
+    ) -> None:
+        """`research` is the LLM's, where there is one; `recorded` the run that is gone through again, in a replay."""
         self._run = run
+        self._recorded = recorded
         self._config = config
         self._research = research
         self._policy = policy = make_policy(**config.policy.model_dump())
@@ -118,7 +125,7 @@ class ProposalStore:
 
     def load(self, number: int) -> StoredProposal:
         """The stored proposal of a candidate."""
-        return _from_json(read_proposal(self._run.proposal(number)), self._run.program(number).read_text())
+        return _load(self._run, number)
 
     def _source(self, number: int) -> "Source":
         """What of a proposal later ones need; the whole would fill the memory with the ids that each of them saw."""
@@ -149,6 +156,8 @@ class ProposalStore:
         index = number - len(self._config.baselines)
         if index >= len(self._config.programs):
             return None
+        if self._recorded is not None:  # the file may have changed since
+            return _load(self._recorded, number).proposal
         path = Path(self._config.programs[index])
         try:
             program = path.read_text(encoding="utf-8")
@@ -256,6 +265,10 @@ class ProposalStore:
         if view.has_result:
             self._finished[candidate.id] = view
         return view
+
+
+def _load(run: RunLayout, number: int) -> StoredProposal:
+    return _from_json(read_proposal(run.proposal(number)), run.program(number).read_text())
 
 
 def family_of(parent: KnownCandidate, known: Sequence[KnownCandidate]) -> tuple[KnownCandidate, ...]:

@@ -203,5 +203,7 @@ def test_the_users_own_programs_are_the_first_candidates(tmp_path: Path) -> None
     assert run.program(1).read_text() == own.read_text()
     own.unlink()
     assert store.make(1, (0,), journal.state) == stored  # the campaign has its copy
+    new = RunLayout(tmp_path / "new")
     with pytest.raises(UserError, match=r"my mixer\.py cannot be read .*No such file"):
-        ProposalStore(RunLayout(tmp_path / "other"), config, research).make(1, (), journal.state)
+        ProposalStore(new, config, research).make(1, (), journal.state)
+    assert ProposalStore(new, config, research, recorded=run).make(1, (), journal.state) == stored
