@@ -12,13 +12,13 @@ import time
 from pathlib import Path
 
 from asiarch.models.check import CheckReport, CheckResult, CheckSettings
-from asiarch.models.check.settings import PATIENCE
 from asiarch.models.errors import UserError
 from asiarch.models.sandbox import bubblewrap, clean_environment, exit_code
 from asiarch.results.files import atomic_write_text
 
 TAIL_LINES = 8
 START_S = 180  # to import torch from a busy shared disk
+PATIENCE = 4  # times the limit on processor time: how long a check may take in all, as on a busy machine
 
 
 class CheckFailed(UserError):
@@ -74,7 +74,8 @@ def _run_child(
     report_file, log_file = folder / "check.json", folder / "log"
     command = [sys.executable, "-m", "asiarch.models.check", str(file)]
     command += ["--report", str(report_file), "--settings", json.dumps(settings.to_dict())]
-    command += ["--timeout-s", str(timeout_s), "--memory-gb", str(memory_gb)]
+    command += ["--timeout-s", str(timeout_s), "--wall-s", str(PATIENCE * timeout_s)]
+    command += ["--memory-gb", str(memory_gb)]
     command += ["--sandbox", "on" if sandbox else "off"]
     if sandbox:
         command = bubblewrap(command, [folder])

@@ -12,7 +12,7 @@ import signal
 import sys
 from pathlib import Path
 
-from asiarch.models.check.settings import PATIENCE, CheckSettings
+from asiarch.models.check.settings import CheckSettings
 from asiarch.models.errors import UserError
 from asiarch.models.sandbox import confine_this_process, limit_resource, limit_this_process
 
@@ -28,6 +28,7 @@ def main() -> int:
     parser.add_argument(
         "--timeout-s", type=int, default=120, help="of processor time, once the checks are loaded"
     )
+    parser.add_argument("--wall-s", type=int, default=480, help="in all, from then on")
     parser.add_argument("--memory-gb", type=float, default=4.0)
     parser.add_argument("--sandbox", choices=("on", "off"), default="on")
     arguments = parser.parse_args()
@@ -49,7 +50,7 @@ def main() -> int:
     arguments.report.touch()
     # their default action ends the process, in a loop in C too, and also when the parent is gone
     signal.setitimer(signal.ITIMER_PROF, arguments.timeout_s)
-    signal.alarm(PATIENCE * arguments.timeout_s)
+    signal.alarm(arguments.wall_s)
     limit_cpu_time(arguments.timeout_s + 1)
     report = check_program(arguments.file, settings)
     arguments.report.write_text(report.to_json(), encoding="utf-8")

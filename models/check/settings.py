@@ -7,9 +7,6 @@ if TYPE_CHECKING:
     from asiarch.models.language_model import ModelConfig
 
 
-PATIENCE = 4  # times a check's limit on processor time: how long it may take in all, as on a busy machine
-
-
 @dataclass(frozen=True)
 class CheckSettings:
     """Sizes for the check, small for speed. `reference` names the baseline whose size is to be matched.

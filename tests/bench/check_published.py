@@ -1,6 +1,6 @@
 """What `check` says of the architectures that ASI-Arch published, unchanged, at the small sizes of the check.
 
-    python -P tests/bench/check_published.py 106.json OUT.jsonl [--config CONFIG]
+    python -P tests/bench/check_published.py 106.json OUT.jsonl
 
 106.json is `data/106.json` of github.com/GAIR-NLP/ASI-Arch (Apache 2.0), which is not part of this repository. A line
 of OUT is one program's verdict; a run that was cut short goes on behind the last one. Prints a table of the verdicts.
@@ -14,9 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from asiarch.hpc.check import run_check
-from asiarch.hpc.checking import check_for
-from asiarch.hpc.config import load_config
-from asiarch.models.check import CheckSettings
 
 
 def main() -> None:
@@ -26,17 +23,13 @@ def main() -> None:
     )
     parser.add_argument("programs", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--config", type=Path, help="a campaign's YAML: check at its model's sizes")
     given = parser.parse_args()
-    config = None if given.config is None else load_config(given.config)
     done = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
     with tempfile.TemporaryDirectory() as folder, given.out.open("a") as out:
         for program in json.loads(given.programs.read_text())[len(done) :]:
             path = Path(folder) / f"{program['index']}.py"
             path.write_text(program["program"])
-            report = (
-                run_check(path) if config is None else check_for(path, config, CheckSettings().vocab_size)
-            )
+            report = run_check(path)
             refusals = {check.name: check.message for check in report.refusals}
             done.append({"name": program["name"], "seconds": report.seconds, "refusals": refusals})
             out.write(json.dumps(done[-1]) + "\n")

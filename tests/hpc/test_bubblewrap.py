@@ -1,7 +1,6 @@
 """Checks and trials under bubblewrap, which stands between a task and the process that works for it."""
 
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -78,17 +77,18 @@ def the_bubblewrap_of(process: "subprocess.Popen[str]") -> int:
 @pytest.mark.parametrize(
     ("before", "timeout_s", "said"),
     [
-        ("while True:\n    pass\n", 1, "still running after 1 s of work|not done after 4 s"),
+        ("while True:\n    pass\n", 1, "still running after 1 s of work"),
         ("x = ()\nfor _ in range(500_000):\n    x = (x,)\nhash(x)\n", 60, "SIGSEGV"),
     ],
     ids=["loop", "crash"],
 )
 def test_how_a_check_ended_is_told(
-    tmp_path: Path, used: Path, before: str, timeout_s: int, said: str
+    tmp_path: Path, used: Path, before: str, timeout_s: int, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("asiarch.hpc.check.PATIENCE", 100)  # so that the machine's load does not decide
     file = tmp_path / "architecture.py"
     file.write_text(PROGRAM.format(output="self.proj(hidden_states)").replace("class ", f"{before}class ", 1))
-    assert re.search(said, run_check(file, timeout_s=timeout_s).refusals[0].message)
+    assert said in run_check(file, timeout_s=timeout_s).refusals[0].message
     assert len(used.read_text().split()) == 1
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -82,10 +81,8 @@ def test_refusals_and_what_was_not_run_are_told_in_words(capsys: pytest.CaptureF
 
 
 def test_a_program_that_waits_for_ever_is_stopped_too(write) -> None:
-    report = run_check(
-        write("self.proj(hidden_states)", before="import torch\ntorch.futures.Future().wait()\n"), timeout_s=1
-    )
-    assert "not done after 4 s" in report.checks[0].message
+    file = write("self.proj(hidden_states)", before="import torch\ntorch.futures.Future().wait()\n")
+    assert "not done after 4 s" in run_check(file, timeout_s=1).checks[0].message
 
 
 def test_no_such_file_is_one_line_and_not_a_verdict(tmp_path: Path) -> None:
@@ -95,12 +92,14 @@ def test_no_such_file_is_one_line_and_not_a_verdict(tmp_path: Path) -> None:
     assert "nowhere.py: no such file" in str(result.exception)
 
 
-def test_a_loop_that_never_ends_is_stopped_and_leaves_nothing_behind(write, tmp_path: Path) -> None:
+def test_a_loop_that_never_ends_is_stopped_and_leaves_nothing_behind(
+    write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asiarch.hpc.check.PATIENCE", 100)  # so that the machine's load does not decide
     file = write("self.proj(hidden_states)", before="print('in a loop', flush=True)\nwhile True:\n    pass\n")
     report = run_check(file, timeout_s=1, report_path=tmp_path / "check.json")
     assert [(result.name, result.passed) for result in report.checks] == [("runs", False)]
-    # which of the two comes first is the machine's load to say
-    assert re.search("still running after 1 s of work|not done after 4 s", report.checks[0].message)
+    assert "still running after 1 s of work" in report.checks[0].message
     assert "in a loop" in report.checks[0].message
     assert CheckReport.from_json((tmp_path / "check.json").read_text()) == report
     running = [Path(f"/proc/{pid}/cmdline") for pid in os.listdir("/proc") if pid.isdigit()]

@@ -61,14 +61,14 @@ class Folder:
         jobs = [f"{number + 1}_{seed}" for seed in (0, 1)]
         self.write("submitted", candidate=number, rung=0, seeds=[0, 1], jobs=jobs)
 
-    def finish(self, number: int) -> None:
+    def finish(self, number: int, **tasks: dict[str, float]) -> None:
         self.train(number)
         for seed in (0, 1):
             names = {"candidate": number, "rung": 0, "seed": seed}
             numbers = {"validation_loss": 3.0 - 0.1 * number, "test_loss": 3.0, "tokens_per_s": 1e3}
             errors = {f"{split}_{of}": 1 for split in ("validation", "test") for of in ("error", "windows")}
             seconds = {"elapsed": 60.0, "startup": 5.0, "training": 40.0, "evaluation": 15.0}
-            summary = {**names, **numbers, **errors, "parameters": 10, "tasks": {}}
+            summary = {**names, **numbers, **errors, "parameters": 10, "tasks": tasks}
             self.write("trial_finished", **names, summary=summary, seconds=seconds | {"gpu_hours": 0.25})
 
     def fail(self, number: int, cause: str, detail: str) -> None:
@@ -130,6 +130,21 @@ def test_status_counts_what_the_journal_says(tmp_path: Path) -> None:
     made = f"; as of {datetime.fromtimestamp(written):%Y-%m-%d %H:%M}\n"
     assert made in folder.said("status")
     assert timeless(folder.said("status").replace(made, "\n")) == timeless(screen)
+
+
+def test_the_ranking_says_what_chose_and_what_the_fitness_is_made_of(tmp_path: Path) -> None:
+    told = small_campaign(tmp_path).said("ranking")
+    assert "Validation text chose; the test text chose nothing." in told
+    assert "fitness: the loss part, no judge took part." in told
+    (tmp_path / "asked").mkdir()
+    asked = Folder(tmp_path / "asked")
+    asked.write("campaign_started", name="asked", seeds=[0, 1], rungs=1, config_hash="", code_version="")
+    for number in (0, 1):
+        asked.finish(number, s3={"score": 0.5, "n": 40, "standard_error": 0.1})
+    told = asked.said("ranking")
+    assert "Validation text and tasks chose; the test text chose nothing." in told
+    assert "s3 40 answers" in told
+    assert "fitness: mean of the loss part and the tasks' part, no judge took part." in told
 
 
 def test_tables_that_are_torn_or_that_a_dead_head_left_behind_are_not_shown(tmp_path: Path) -> None:

@@ -66,6 +66,17 @@ def never() -> bool:
     return False
 
 
+def test_a_lone_rank_sums_no_gradients(
+    training: TrainingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def summed() -> None:
+        raise AssertionError("gradients were summed over one rank")
+
+    run = trainer(training, tmp_path)
+    monkeypatch.setattr(run.engine.deepspeed, "allreduce_gradients", summed)
+    assert run.train(2, lambda _: None, never)
+
+
 @pytest.mark.slow
 def test_compiled_training_gives_the_losses_of_eager_training_and_resumes(
     training: TrainingConfig, tmp_path: Path

@@ -148,6 +148,14 @@ FAULTY = {
         "gradients",
         "spare.weight",
     ),
+    "unused parameter beside an overflow": (
+        program(
+            "return self.proj(x) + 0 * (30 * self.loud).exp() * self.spare",
+            "self.loud, self.spare = nn.Parameter(torch.zeros(())), nn.Parameter(torch.ones(()))",
+        ),
+        "gradients",
+        "spare",
+    ),
     "detached input": (program("return self.proj(x.detach())"), "gradients", "the input"),
     "NaN": (program("return self.proj(x).log()"), "forward_backward", "NaN"),
     "wrong shape": (program("return self.proj(x)[:, :, :-1]"), "forward_backward", "shape"),

@@ -16,7 +16,7 @@ SLOW = """
     wrong/leak_with_input_gradients wrong/leak_for_large_batches wrong/leak_by_padding_detection
     wrong/quadratic_backward wrong/quadratic_unfold wrong/cubic_solve wrong/long_recurrence_overflow
     wrong/input_changed_in_place honest/chaotic_recurrence honest/layer_drop honest/cached_rotary_table
-    honest/lstm honest/gpu_branch honest/nan_guard
+    honest/lstm honest/gpu_branch honest/nan_guard honest/gate_floor_never_met
 """
 CORPUS = {entry.name: entry for entry in entries()}
 
