@@ -261,6 +261,8 @@ class CampaignConfig(Section):
             )
         if len(set(self.baselines)) < len(self.baselines):
             raise ValueError("baselines names one twice")
+        if len(set(self.programs)) < len(self.programs):
+            raise ValueError("programs names one twice")
         if len(self.programs) > self.budget.candidates:
             raise ValueError(
                 f"programs has {len(self.programs)} files, and budget.candidates, which counts them, is "

@@ -32,6 +32,8 @@ def _problem(finding: dict[str, Any], location: Location, model: type[BaseModel]
         return "is missing; give it a value"
     if kind == "value_error":
         return str(finding["ctx"]["error"])
+    if kind in ("tuple_type", "list_type"):
+        return f"need a list, as in [a, b], not {given!r}"
     message = finding["msg"][0].lower() + finding["msg"][1:]
     return f"{message}, not {given!r}"
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from asiarch.hpc.config_values import Count, Positive, Share, absolute, number
+from asiarch.hpc.config_values import AbsolutePath, Count, Positive, Share, number
 
 TaskName = Literal[
     "mqar",
@@ -131,8 +131,8 @@ class DownstreamConfig(Section):
     tasks: tuple[str, ...]
     examples: Count | None
     batch_size: Count
-    copies: Annotated[str | None, BeforeValidator(absolute)]
-    definitions: Annotated[str | None, BeforeValidator(absolute)]
+    copies: AbsolutePath | None
+    definitions: AbsolutePath | None
 
 
 class SpeedConfig(Section):

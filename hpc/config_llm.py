@@ -2,12 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from asiarch.hpc.config_evaluation import Section
-from asiarch.hpc.config_values import Count, Fraction, Natural, absolute, number
-
-Place = Annotated[str, AfterValidator(absolute)]
+from asiarch.hpc.config_values import AbsolutePath, Count, Fraction, Natural, absolute, number
 
 
 class LlmConfig(Section):
@@ -21,7 +19,7 @@ class LlmConfig(Section):
     """
 
     model: Annotated[str, Field(min_length=1)] | None
-    python: Place | None
+    python: AbsolutePath | None
     base_url: Annotated[str, Field(pattern=r"^https?://")] | None
     api_key: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None
     tensor_parallel: Count
@@ -37,8 +35,8 @@ class LlmConfig(Section):
     repairs: Natural
     analyst: bool
     judge: bool
-    prompts: Place | None
-    cards: Place | None
+    prompts: AbsolutePath | None
+    cards: AbsolutePath | None
 
     @property
     def is_there(self) -> bool:

@@ -29,13 +29,14 @@ def seconds(value: Any) -> int:
 
 
 def absolute(value: Any) -> Any:
-    return str(Path(value).expanduser().absolute()) if isinstance(value, str) and value != STDLIB else value
+    return str(Path(value).expanduser().absolute()) if isinstance(value, str) else value
 
 
 def absolute_each(value: Any) -> Any:
     if not value:
         raise ValueError("say what to train on: text files, folders, or one folder made by `data prepare`")
-    return [absolute(part) for part in (value if isinstance(value, list) else [value])]
+    parts = value if isinstance(value, list) else [value]
+    return [part if part == STDLIB else absolute(part) for part in parts]
 
 
 AbsolutePath = Annotated[str, BeforeValidator(absolute)]

@@ -99,6 +99,8 @@ BAD = [
     ),
     ("baselines: [gla]", "baselines must start with model.match_parameters_to (delta_net)"),
     ("baselines: [delta_net, delta_net]", "baselines names one twice"),
+    ("programs: a.py", "c.yaml:4: programs: need a list, as in [a, b], not 'a.py'"),
+    ("programs: [a.py, ./a.py]", "programs names one twice"),
     ("programs: [nowhere.py]", "c.yaml:4: programs: there is no file /"),
     (
         "programs: [a.py, b.py]\nbudget: {candidates: 1}",
