@@ -388,7 +388,7 @@ def _override(text: str) -> dict[str, Any]:
 
 
 # choices that are given whole: a file that names its proposers means these and no others
-_REPLACED = ("proposers",)
+_REPLACED = ("proposers", "sampling")
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

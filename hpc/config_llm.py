@@ -2,10 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, field_validator, model_validator
 
 from asiarch.hpc.config_evaluation import Section
 from asiarch.hpc.config_values import AbsolutePath, Count, Fraction, Natural, absolute, number
+
+# what asiarch.agents.llm.client says in each request itself
+_ASKED = {"model", "messages", "seed", "temperature", "max_tokens", "response_format", "stream", "n"}
 
 
 class LlmConfig(Section):
@@ -15,7 +18,8 @@ class LlmConfig(Section):
     named; or, with `base_url`, the name that a model has at a server that is there already, whose key is in the
     environment's variable `api_key`. `context`
     and `answer` are in tokens; `parallel` requests are answered at a time. `tries`: proposals that turn out not to
-    be new. `repairs`: of a program that a check refuses, or that fails in training.
+    be new. `repairs`: of a program that a check refuses, or that fails in training. `sampling`: further fields of
+    every request, as the server names them.
     """
 
     model: Annotated[str, Field(min_length=1)] | None
@@ -30,6 +34,7 @@ class LlmConfig(Section):
     gpu_memory: Fraction
     arguments: tuple[str, ...]
     temperature: Annotated[float, BeforeValidator(number), Field(ge=0, le=2)]
+    sampling: dict[str, JsonValue]
     edits: Literal["whole", "blocks"]
     tries: Count
     repairs: Natural
@@ -49,6 +54,13 @@ class LlmConfig(Section):
         if isinstance(values.get("model"), str) and values.get("base_url") is None:
             return {**values, "model": absolute(values["model"])}
         return values
+
+    @field_validator("sampling")
+    @classmethod
+    def _leaves_the_question_alone(cls, fields: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if taken := sorted(_ASKED & fields.keys()):
+            raise ValueError(f"{taken[0]} is not to be set here: it follows from who asks what")
+        return fields
 
     @model_validator(mode="after")
     def _fits(self) -> "LlmConfig":

@@ -50,7 +50,8 @@ def open_language_model(
     assert llm.model is not None
     transcript = Transcript(run.llm)
     with _endpoint(llm, run, say) as endpoint:
-        yield Remembering(VllmModel(endpoint, transcript, concurrency=llm.parallel), transcript)
+        model = VllmModel(endpoint, transcript, concurrency=llm.parallel, sampling=llm.sampling)
+        yield Remembering(model, transcript)
 
 
 def require_language_model(config: CampaignConfig) -> None:

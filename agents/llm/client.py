@@ -53,7 +53,7 @@ class VllmModel:
         transcript: where the calls are kept.
         concurrency: calls that are asked at the same time; others wait. A server's `max_num_seqs`.
         request_limit_s: one answer takes no longer.
-        sampling: further fields of every request, as vLLM names them: top_p, top_k, min_p, chat_template_kwargs...
+        sampling: further fields of every request, as vLLM names them: top_p, chat_template_kwargs...
     """
 
     def __init__(
@@ -164,6 +164,10 @@ class VllmModel:
         if choice.finish_reason == "length":
             detail = f"cut off at {call.max_tokens} tokens"
             return _Said(answer, "truncated", detail, *tokens, repeats)
+        if str(choice.finish_reason) == "repetition":  # vLLM's own word, of its `repetition_detection`
+            return _Said(
+                answer, "truncated", f"went in circles; ended after {tokens[1]} tokens", *tokens, repeats
+            )
         return _Said(answer, "ok", "", *tokens, repeats)
 
     def _keep(

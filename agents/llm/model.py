@@ -7,8 +7,8 @@ from pydantic import BaseModel
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
-# invalid: not in the schema, twice. truncated: cut at max_tokens, twice. overlong: the question does not fit the
-# context beside an answer. unavailable: no server answers
+# invalid: not in the schema, twice. truncated: cut at max_tokens or where it went in circles, twice. overlong: the
+# question does not fit the context beside an answer. unavailable: no server answers
 Outcome = Literal["invalid", "truncated", "overlong", "unavailable"]
 
 

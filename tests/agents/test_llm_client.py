@@ -137,7 +137,14 @@ def test_no_control_character_comes_through_but_newlines_and_tabs(tmp_path: Path
     assert RecordedModel(tmp_path).ask(call()).reason == "a\n\tb \u00e9"
 
 
-@pytest.mark.parametrize(("last", "outcome"), [("no", "invalid"), (('{"verdict":', "length"), "truncated")])
+@pytest.mark.parametrize(
+    ("last", "outcome"),
+    [
+        ("no", "invalid"),
+        (('{"verdict":', "length"), "truncated"),
+        (('{"verdict":', "repetition"), "truncated"),
+    ],
+)
 def test_two_bad_answers_are_an_error(tmp_path: Path, last: Reply, outcome: str) -> None:
     with fake_openai("no", last) as (fake, endpoint), pytest.raises(LlmError) as caught:
         VllmModel(endpoint, Transcript(tmp_path)).ask(call())

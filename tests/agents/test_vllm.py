@@ -16,14 +16,19 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import pytest
+from pydantic import BaseModel, Field
 
+from asiarch.agents.llm.client import VllmModel
 from asiarch.agents.llm.endpoint import Address
+from asiarch.agents.llm.model import Call, LlmError
 from asiarch.agents.llm.server import Patience, Server
+from asiarch.agents.llm.transcript import Transcript
 from asiarch.agents.llm.vllm_command import ServerSettings
+from asiarch.hpc.config import load_config
 
 pytestmark = pytest.mark.slow
 
@@ -98,6 +103,21 @@ def test_random_weights_answer_in_a_schema(server: Server) -> None:
         assert [type(score) for score in answer["scores"]] == [int, int]
         assert not set(text) & set(" \n\t")
     assert server.wait() == address  # well, and so left alone
+
+
+def test_an_answer_that_goes_in_circles_is_ended(server: Server, tmp_path: Path) -> None:
+    class Told(BaseModel):
+        words: list[Literal["again"]] = Field(min_length=100, max_length=100)  # whatever the weights are
+
+    config = tmp_path / "c.yaml"
+    config.write_text("name: c\npreset: demo\nseed: 0\n")
+    call = Call("planner", 0, "0", "You plan.", "Plan.", Told, seed=0, temperature=1, max_tokens=2000)
+    answers = {"words": ["again"] * 100}
+    assert VllmModel(server, Transcript(tmp_path / "free")).ask(call).model_dump() == answers
+    model = VllmModel(server, Transcript(tmp_path), sampling=load_config(config).llm.sampling)
+    with pytest.raises(LlmError, match="went in circles") as caught:
+        model.ask(call)
+    assert caught.value.outcome == "truncated"
 
 
 def test_the_key_is_asked_for_and_on_no_command_line(server: Server) -> None:

@@ -38,6 +38,7 @@ from asiarch.agents.llm.vllm_command import ServerSettings
 from asiarch.agents.novelty import fingerprint
 from asiarch.agents.proposer import KnownCandidate
 from asiarch.hpc.check import run_check
+from asiarch.hpc.config import preset_values
 from asiarch.models.baselines import baseline_path
 from asiarch.models.check import CheckSettings
 from asiarch.results.files import atomic_write_text
@@ -69,7 +70,8 @@ class Arm:
     def __init__(self, folder: Path, server: Server, edits: EditFormat, options: argparse.Namespace) -> None:
         self.folder, self.edits = folder / edits, edits
         self.transcript = Transcript(self.folder)
-        model = VllmModel(server, self.transcript, concurrency=options.threads)
+        sampling = preset_values("demo")["llm"]["sampling"]
+        model = VllmModel(server, self.transcript, concurrency=options.threads, sampling=sampling)
         settings = RoleSettings(
             edits=edits,
             context=options.context,

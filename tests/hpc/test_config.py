@@ -51,6 +51,7 @@ def test_a_stage_does_not_fall_back_to_some_text(tmp_path: Path) -> None:
 def test_bare_off_and_an_empty_section_mean_what_they_say(tmp_path: Path) -> None:
     assert load(tmp_path, HEAD + "slurm:\n  # all commented out\n") == load(tmp_path, HEAD)
     assert load(tmp_path, HEAD + "sandbox: off\n").sandbox == "off"
+    assert load(tmp_path, HEAD + "llm: {sampling: {}}\n").llm.sampling == {}
 
 
 @settings(max_examples=25, deadline=None)
@@ -130,6 +131,7 @@ BAD = [
     ),
     ("llm: {base_url: 'http://a/v1'}", "c.yaml:4: llm: base_url needs the name that the model has there"),
     ("llm: {answer: 4096}", "c.yaml:4: llm: answer 4096 leaves no room for a question in a context of 2048"),
+    ("llm: {sampling: {seed: 3}}", "c.yaml:4: llm.sampling: seed is not to be set here"),
     ("proposers: {grammar: 0.5}", "proposers: the shares sum to 0.5, not to 1"),
     ("policy: {parents: 60}", "c.yaml:4: policy: parents 60 is more than the pool 50"),
     (
