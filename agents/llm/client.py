@@ -9,7 +9,8 @@ bounds the answer, and a pattern is for short words alone.
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
@@ -22,7 +23,9 @@ from asiarch.agents.llm.reading import read_answer
 from asiarch.agents.llm.transcript import Asked, Text, Transcript, prompt_hash
 
 ANOTHER_SEED: Final = 1_000_003  # added for the retry
-DEATHS: Final = 3  # of the server under one request, which is then taken for the cause
+DEATHS: Final = (
+    3  # of the server under one request, the last without others beside it: it is taken for the cause
+)
 TRIES: Final = 9  # to reach a server: with the pauses below, one and a half minutes
 LONGEST_REPETITION: Final = 128
 # an error page, or JSON of another form: what a proxy says while the server is away
@@ -66,7 +69,9 @@ class VllmModel:
         sampling: Mapping[str, Any] | None = None,
     ) -> None:
         self._endpoint, self._transcript = endpoint, transcript
+        self._concurrency = concurrency
         self._places = threading.BoundedSemaphore(concurrency)
+        self._suspects = threading.Lock()  # held by the one that is asked alone
         self._limit_s = request_limit_s
         self._sampling = dict(sampling or {})
 
@@ -103,9 +108,10 @@ class VllmModel:
         model, deaths, trouble = "", 0, ""
         for repeats in range(TRIES):
             try:
-                address = self._endpoint.wait()
-                model = address.model
-                return self._request(address, call, schema, seed, repeats), model
+                with self._alone() if deaths == DEATHS - 1 else nullcontext():
+                    address = self._endpoint.wait()
+                    model = address.model
+                    return self._request(address, call, schema, seed, repeats), model
             except LlmError as error:
                 return _Said("", error.outcome, str(error), repeats=repeats), model
             except openai.APITimeoutError:
@@ -128,9 +134,26 @@ class VllmModel:
             except LlmError as error:
                 return _Said("", error.outcome, str(error), repeats=repeats), model
             if deaths >= DEATHS:
-                trouble = f"the server died {deaths} times under this request"
+                trouble = (
+                    f"the server died {deaths} times under this request, at last with no other beside it"
+                )
                 break
         return _Said("", "unavailable", trouble, repeats=TRIES), model
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other call is asked meanwhile; for a call that holds a place."""
+        self._places.release()  # else two that want all of them would wait for one another
+        try:
+            with self._suspects:
+                for _ in range(self._concurrency):
+                    self._places.acquire()
+                try:
+                    yield
+                finally:
+                    self._places.release(self._concurrency)
+        finally:
+            self._places.acquire()
 
     def _request(
         self, address: Address, call: Call[Any], schema: dict[str, Any], seed: int, repeats: int

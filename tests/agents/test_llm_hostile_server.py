@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Event, Lock, Thread
+from threading import Barrier, Event, Lock, Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -221,6 +221,50 @@ def test_a_request_under_which_the_server_dies_each_time_is_given_up(
     with pytest.raises(LlmError, match=f"died {client.DEATHS} times"):
         VllmModel(lives, Transcript(tmp_path), request_limit_s=60).ask(make_call())
     assert lives.life == client.DEATHS
+
+
+def test_requests_that_were_asked_beside_a_deadly_one_are_answered(
+    tmp_path: Path, serve: Callable[[Answering], FakeServer]
+) -> None:
+    """Eight at once, one of which kills each server; the last death that counts is one that it met alone."""
+    lives, together, lock = Lives(), Barrier(8), Lock()
+    at_once, most = 0, 0
+
+    def first_lives(number: int, body: dict[str, Any]) -> tuple[int, bytes]:
+        if together.wait(60) == 0:
+            lives.next()
+        together.wait(60)
+        return DIES, b""
+
+    def later(number: int, body: dict[str, Any]) -> tuple[int, bytes]:
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        life = lives.life
+        if body["messages"][1]["content"] == "deadly":
+            lives.next()
+        Event().wait(0.05)  # in which others would be seen, and would die with it
+        with lock:
+            at_once -= 1
+        return YES if lives.life == life else (DIES, b"")
+
+    first = client.DEATHS - 1
+    lives.urls = [serve(first_lives if n < first else later).url for n in range(client.DEATHS + 1)]
+    model = VllmModel(lives, Transcript(tmp_path), concurrency=8, request_limit_s=60)
+
+    def ask(number: int) -> str:
+        try:
+            return model.ask(make_call(str(number), "deadly" if number == 3 else "harmless")).verdict
+        except LlmError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(ask, range(8)))
+    assert f"died {client.DEATHS} times" in answers.pop(3)
+    assert answers == ["yes"] * 7
+    assert most == 1
+    assert model.ask(make_call("after")).verdict == "yes"
 
 
 def test_a_server_that_does_not_come_back_is_unavailable(
