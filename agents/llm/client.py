@@ -23,9 +23,7 @@ from asiarch.agents.llm.reading import read_answer
 from asiarch.agents.llm.transcript import Asked, Text, Transcript, prompt_hash
 
 ANOTHER_SEED: Final = 1_000_003  # added for the retry
-DEATHS: Final = (
-    3  # of the server under one request, the last without others beside it: it is taken for the cause
-)
+DEATHS: Final = 3  # of the server under one request, the last with no other beside it: that is the cause
 TRIES: Final = 9  # to reach a server: with the pauses below, one and a half minutes
 LONGEST_REPETITION: Final = 128
 # an error page, or JSON of another form: what a proxy says while the server is away
@@ -134,9 +132,7 @@ class VllmModel:
             except LlmError as error:
                 return _Said("", error.outcome, str(error), repeats=repeats), model
             if deaths >= DEATHS:
-                trouble = (
-                    f"the server died {deaths} times under this request, at last with no other beside it"
-                )
+                trouble = f"the server died {deaths} times under this request, at last with no other"
                 break
         return _Said("", "unavailable", trouble, repeats=TRIES), model
 
