@@ -7,6 +7,8 @@ PACKAGES  := hpc agents results models kernels
 DEMO_RUN  := runs/demo
 LLM_RUN   := runs/demo-llm
 CLUSTER   := /tmp/asiarch-dev-cluster
+# two processes at a time of one thread each: with two each they wait for one another's most of the time
+PYTEST    := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 .PHONY: install demo demo-llm demo-slurm test test-fast test-faults lint format typecheck clean
 
@@ -40,14 +42,14 @@ demo-llm: install
 
 # in the files' order, not by their number of tests: the long ones, of hpc, are not the last to begin
 test: lint typecheck
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not faults"
+	$(PYTEST) --no-loadscope-reorder -m "not faults"
 
 test-fast: install
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # the whole fault matrix, most of it on a real Slurm; `make test` has all but its longest cases
 test-faults: install
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/hpc/test_slurm_heads.py tests/hpc/test_slurm_faults.py \
+	$(PYTEST) tests/hpc/test_slurm_heads.py tests/hpc/test_slurm_faults.py \
 	  tests/hpc/test_slurm_requests.py tests/hpc/test_campaign_script.py tests/hpc/test_campaign.py tests/agents/test_vllm.py
 
 lint: install

@@ -61,6 +61,7 @@ def right_answers(model: Bigram, per_byte: bool) -> list[bool]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "per_byte"), [("alphabet", False), ("hellaswag", True)])
 @pytest.mark.parametrize("examples", [None, 7])
 def test_accuracy_and_error_of_a_task_by_hand(
@@ -106,6 +107,7 @@ def test_a_rolling_likelihood_takes_every_token_once() -> None:
     assert lm.loglikelihood_rolling([Request()]) == [pytest.approx(by_hand, rel=1e-5)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "message"),
     [

@@ -62,6 +62,7 @@ def test_what_is_wrong_with_the_llm_is_said_at_once(tmp_path: Path) -> None:
         assert "preparing the text" not in refused.output
 
 
+@pytest.mark.slow
 def test_a_campaign_that_was_refused_takes_other_settings(tmp_path: Path) -> None:
     write_campaign(tmp_path)
     for task in ("no_such_task", "neither_this"):
