@@ -3,7 +3,7 @@
     python -P tests/bench/check_published.py 106.json OUT.jsonl
 
 106.json is `data/106.json` of github.com/GAIR-NLP/ASI-Arch (Apache 2.0), which is not part of this repository. A line
-of OUT is one program's verdict; a run that was cut short goes on behind the last one. Prints a table of the verdicts.
+of OUT is one program's verdict; a program that has one is not checked again. Prints a table of the verdicts.
 """
 
 import argparse
@@ -26,7 +26,10 @@ def main() -> None:
     given = parser.parse_args()
     done = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
     with tempfile.TemporaryDirectory() as folder, given.out.open("a") as out:
-        for program in json.loads(given.programs.read_text())[len(done) :]:
+        known = {verdict["name"] for verdict in done}
+        for program in json.loads(given.programs.read_text()):
+            if program["name"] in known:
+                continue
             path = Path(folder) / f"{program['index']}.py"
             path.write_text(program["program"])
             report = run_check(path)
