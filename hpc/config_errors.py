@@ -34,6 +34,8 @@ def _problem(finding: dict[str, Any], location: Location, model: type[BaseModel]
         return str(finding["ctx"]["error"])
     if kind in ("tuple_type", "list_type"):
         return f"need a list, as in [a, b], not {given!r}"
+    if kind in ("dict_type", "model_type"):
+        return f"need keys and values, as in {{key: value}}, not {given!r}"
     message = finding["msg"][0].lower() + finding["msg"][1:]
     return f"{message}, not {given!r}"
 

@@ -7,8 +7,9 @@ from pydantic import BeforeValidator, Field, JsonValue, field_validator, model_v
 from asiarch.hpc.config_evaluation import Section
 from asiarch.hpc.config_values import AbsolutePath, Count, Fraction, Natural, absolute, number
 
-# what asiarch.agents.llm.client says in each request itself
-_ASKED = {"model", "messages", "seed", "temperature", "max_tokens", "response_format", "stream", "n"}
+# what asiarch.agents.llm.client says in each request itself, under any name that vLLM has for it
+_ASKED = {"model", "messages", "seed", "temperature", "max_tokens", "max_completion_tokens", "stream", "n"}
+_ASKED |= {"response_format", "structured_outputs"}
 
 
 class LlmConfig(Section):

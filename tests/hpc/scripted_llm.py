@@ -40,12 +40,13 @@ def program(extra: str, seed: int) -> str:
 
 
 class ScriptedLlm:
-    """Serves on a free port of this machine until it is closed. `asked` counts the requests by role."""
+    """Serves on a free port of this machine until it is closed. `asked` counts the requests by role; `last` is one."""
 
     def __init__(self, planned: tuple[str, ...]) -> None:
         """`planned`: what planners' programs do beside the shift, drawn by the request's seed."""
         self.planned = planned
         self.asked: Counter[str] = Counter()
+        self.last: dict[str, Any] = {}
         llm = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -79,6 +80,7 @@ class ScriptedLlm:
         self.base_url = f"http://127.0.0.1:{self._server.server_port}/v1"
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        self.last = request
         fields = request["response_format"]["json_schema"]["schema"]["properties"]
         seed = int(request["seed"])
         if "motivation" in fields:

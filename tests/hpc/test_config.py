@@ -131,6 +131,8 @@ BAD = [
     ),
     ("llm: {base_url: 'http://a/v1'}", "c.yaml:4: llm: base_url needs the name that the model has there"),
     ("llm: {answer: 4096}", "c.yaml:4: llm: answer 4096 leaves no room for a question in a context of 2048"),
+    ("llm: {sampling: 3}", "c.yaml:4: llm.sampling: need keys and values, as in {key: value}, not 3"),
+    ("data: 3", "c.yaml:4: data: need keys and values, as in {key: value}, not 3"),
     ("llm: {sampling: {seed: 3}}", "c.yaml:4: llm.sampling: seed is not to be set here"),
     ("proposers: {grammar: 0.5}", "proposers: the shares sum to 0.5, not to 1"),
     ("policy: {parents: 60}", "c.yaml:4: policy: parents 60 is more than the pool 50"),

@@ -1,20 +1,23 @@
 """What a campaign hands to the LLM's roles and takes from them, with a scripted model and a check that accepts all."""
 
+import json
 import time
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import pytest
-from scripted_llm import GOOD, program
+from scripted_llm import GOOD, ScriptedLlm, program
 
 import asiarch.hpc.research as research_module
 from asiarch.agents.llm.model import Answer, Call, LlmError
 from asiarch.agents.llm.researcher import Context
+from asiarch.agents.llm.roles.novelty import NoveltyAnswer
 from asiarch.agents.llm.roles.summariser import Member
 from asiarch.agents.proposer import KnownCandidate, Proposal
 from asiarch.hpc.checking import Checker
 from asiarch.hpc.config import load_config
+from asiarch.hpc.language_model import open_language_model
 from asiarch.hpc.layout import RunLayout
 from asiarch.hpc.research import DraftRequest, Research
 from asiarch.models.baselines import baseline_path
@@ -107,3 +110,21 @@ def test_an_llm_that_cannot_be_had_is_asked_again_and_then_given_up(
     with pytest.raises(UserError, match="the LLM cannot be had: out of order; mend it"):
         drafted(model, tmp_path, ())
     assert len(model.calls) == research_module.GIVE_UP
+
+
+@pytest.mark.parametrize("given", [{}, {"top_p": 0.9, "chat_template_kwargs": {"enable_thinking": False}}])
+def test_the_campaign_s_sampling_is_in_each_request(tmp_path: Path, given: dict[str, object]) -> None:
+    server = ScriptedLlm((GOOD,))
+    settings = [f"llm.base_url='{server.base_url}'", "llm.model=scripted"]
+    settings += [f"llm.sampling={json.dumps(given)}"] if given else []
+    config = load_config(write_campaign(tmp_path), settings)
+    try:
+        with open_language_model(RunLayout(tmp_path / "run"), config, None, print) as model:
+            assert model is not None
+            model.ask(Call("novelty", 1, "0", "You compare.", "New?", NoveltyAnswer, 3, 0.2, 64))
+    finally:
+        server.close()
+    known = {"model", "messages", "seed", "temperature", "max_tokens", "response_format"}
+    fields = {name: value for name, value in server.last.items() if name not in known}
+    loops = {"min_pattern_size": 8, "max_pattern_size": 64, "min_count": 8}
+    assert fields == (given or {"repetition_detection": loops})
