@@ -67,7 +67,7 @@ start_daemon() { # NAME
     munged) launch munged munged --foreground --force --key-file="$STATE/secret/key" --socket="$STATE/run/munge.sock" \
       --pid-file="$STATE/run/munged.own" --log-file="$STATE/log/munged.log" --seed-file="$STATE/secret/seed" ;;
     mariadbd) launch mariadbd mariadbd --no-defaults --user=root --datadir="$STATE/mysql" \
-      --socket="$STATE/run/mysql.sock" --bind-address=127.0.0.1 --port=$((PORT + 1)) \
+      --socket="$STATE/run/mysql.sock" --bind-address=127.0.0.1 --port="$(port_of mariadbd)" \
       --pid-file="$STATE/run/mariadbd.own" --skip-log-bin --innodb-buffer-pool-size=64M \
       --innodb-log-file-size=32M --innodb-flush-log-at-trx-commit=0 --innodb-lock-wait-timeout=900 ;;
     slurmdbd) launch slurmdbd slurmdbd -D ;;
@@ -78,6 +78,15 @@ start_daemon() { # NAME
 }
 
 node_names() { seq -f 'n%g' "$NODES"; }
+
+port_of() { # NAME
+  case $1 in
+    mariadbd) echo $((PORT + 1)) ;;
+    slurmdbd) echo $((PORT + 2)) ;;
+    slurmctld) echo $((PORT + 3)) ;;
+    n*) echo $((PORT + 10 + ${1#n})) ;;
+  esac
+}
 
 # -- what a fresh folder needs ---------------------------------------------------------------------------------------
 
@@ -91,6 +100,14 @@ require_packages() {
     { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $PACKAGES; } \
       >/tmp/asiarch-dev-cluster-install.log 2>&1 || die "apt-get failed: see /tmp/asiarch-dev-cluster-install.log"
     return
+  done
+}
+
+require_ports() { # where another cluster, or what was left of one, listens, ours would only seem not to answer
+  local name
+  for name in mariadbd slurmdbd slurmctld $(node_names); do
+    is_alive "$name" || ! is_open "$(port_of "$name")" 2>/dev/null ||
+      die "port $(port_of "$name") is in use, by another cluster perhaps: stop that, or set ASIARCH_DEV_PORT (now $PORT)"
   done
 }
 
@@ -109,7 +126,7 @@ write_files() {
 ClusterName=dev
 SlurmctldHost=$HOST(127.0.0.1)
 SlurmUser=root
-SlurmctldPort=$((PORT + 3))
+SlurmctldPort=$(port_of slurmctld)
 CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 AuthType=auth/munge
 CredType=cred/munge
@@ -150,14 +167,14 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=127.0.0.1
-AccountingStoragePort=$((PORT + 2))
+AccountingStoragePort=$(port_of slurmdbd)
 AccountingStoragePass=$STATE/run/munge.sock
 AccountingStorageTRES=gres/gpu
 AccountingStorageEnforce=associations,limits,qos
 AccountingStoreFlags=job_comment
 SlurmdParameters=config_overrides
 GresTypes=gpu
-NodeName=n[1-$NODES] NodeHostname=$HOST NodeAddr=127.0.0.1 Port=[$((PORT + 11))-$((PORT + 10 + NODES))] CPUs=$CPUS RealMemory=$memory_mb Gres=gpu:fake:$GPUS State=UNKNOWN
+NodeName=n[1-$NODES] NodeHostname=$HOST NodeAddr=127.0.0.1 Port=[$(port_of n1)-$(port_of "n$NODES")] CPUs=$CPUS RealMemory=$memory_mb Gres=gpu:fake:$GPUS State=UNKNOWN
 PartitionName=low Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=10 DefaultTime=60 MaxTime=INFINITE State=UP
 PartitionName=high Nodes=ALL Default=NO PriorityTier=10 PreemptMode=OFF DefaultTime=60 MaxTime=INFINITE State=UP
 CONF
@@ -168,14 +185,14 @@ AuthType=auth/munge
 AuthInfo=socket=$STATE/run/munge.sock
 DbdHost=localhost
 DbdAddr=127.0.0.1
-DbdPort=$((PORT + 2))
+DbdPort=$(port_of slurmdbd)
 CommunicationParameters=NoInAddrAny
 SlurmUser=root
 LogFile=$STATE/log/slurmdbd.log
 PidFile=$STATE/run/slurmdbd.own
 StorageType=accounting_storage/mysql
 StorageHost=127.0.0.1
-StoragePort=$((PORT + 1))
+StoragePort=$(port_of mariadbd)
 StorageUser=slurm
 StoragePass=$(cat "$STATE/secret/password")
 StorageLoc=slurm_acct_db
@@ -191,6 +208,7 @@ nodes_are_up() { [ "$(sinfo -h -N -p low -o %T | grep -c -E '^(idle|mixed|alloca
 
 start() {
   [ "$(id -u)" = 0 ] || die "run as root"
+  require_ports
   require_packages
   getent hosts "$HOST" >/dev/null || die "the host name $HOST does not resolve: add '127.0.0.1 $HOST' to /etc/hosts"
   write_files
@@ -210,7 +228,7 @@ start() {
   done
   await 20 munge test -S "$STATE/run/munge.sock"
   start_daemon slurmdbd
-  await 60 slurmdbd is_open $((PORT + 2))
+  await 60 slurmdbd is_open "$(port_of slurmdbd)"
   sacctmgr -n list cluster format=cluster%20 | grep -qw dev || sacctmgr -iQ add cluster dev >/dev/null
   # who calls sudo may submit too; root has an account from the beginning
   [ -z "${SUDO_USER:-}" ] || sacctmgr -iQ add user "$SUDO_USER" account=root >/dev/null || true

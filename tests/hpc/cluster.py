@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -59,8 +60,14 @@ class Cluster:
 
 
 def _port() -> int:
-    """Tests that run side by side have a cluster each."""
-    return FIRST_PORT + 100 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+    """Tests that run side by side have a cluster each; one of tests that were killed may be there still."""
+    own = FIRST_PORT + 100 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+    return next(first for first in range(own, 30_000, 1000) if all(map(_is_free, range(first, first + 20))))
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) != 0
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 600.0) -> None:

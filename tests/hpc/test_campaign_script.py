@@ -1,5 +1,7 @@
 """slurm/campaign.sh on a real Slurm, around a head that only waits: who starts it again, and who does not."""
 
+import os
+import socket
 import subprocess
 from pathlib import Path
 
@@ -94,3 +96,20 @@ def test_a_head_that_does_not_listen_is_killed_and_started_again(
     job = heads.submit("--time=3", "--signal=B:USR1@90", str(SLURM / "campaign.sh"), "a.yaml")
     wait_until(lambda: "start=1" in heads.log(job), 300)
     heads.finish()
+
+
+def test_a_port_in_use_is_said_before_any_daemon_starts(tmp_path: Path) -> None:
+    folder = tmp_path / "cluster"
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        settings = {"ASIARCH_DEV_CLUSTER": str(folder), "ASIARCH_DEV_PORT": str(port - 11)}  # n1's is it
+        refused = subprocess.run(
+            [str(SLURM / "dev-cluster.sh"), "start"],
+            env={**os.environ, **settings},
+            capture_output=True,
+            text=True,
+        )
+    assert refused.returncode == 2
+    assert refused.stderr.startswith(f"dev-cluster: port {port} is in use, by another cluster perhaps")
+    assert len(refused.stderr.splitlines()) == 1
+    assert not folder.exists()
